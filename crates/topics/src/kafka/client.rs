@@ -1,0 +1,125 @@
+//! What all clients of librdkafka have in common: a quiet log, and errors with a class.
+//!
+//! Invariant: however loud librdkafka is, each client logs at most once a second.
+
+use std::fmt;
+use std::sync::Arc;
+
+use delivery::ErrorClass;
+use parking_lot::Mutex;
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+
+use crate::TopicError;
+use crate::throttle::Throttle;
+
+/// Takes the log lines and global errors of one client.
+#[derive(Debug)]
+pub(super) struct Quiet {
+    client: &'static str,
+    report: Throttle,
+    last_error: Mutex<Option<String>>,
+}
+
+impl Quiet {
+    pub(super) fn new(client: &'static str) -> Self {
+        Self { client, report: Throttle::once_a_second(), last_error: Mutex::new(None) }
+    }
+
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.last_error.lock().clone()
+    }
+
+    pub(super) fn take_log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        if level as i32 > RDKafkaLogLevel::Warning as i32 {
+            tracing::debug!(client = self.client, facility, message, "librdkafka");
+        } else if let Some(held_back) = self.report.pass() {
+            tracing::warn!(client = self.client, facility, message, held_back, "librdkafka");
+        }
+    }
+
+    pub(super) fn take_error(&self, error: &KafkaError, reason: &str) {
+        *self.last_error.lock() = Some(reason.to_owned());
+        if let Some(held_back) = self.report.pass() {
+            tracing::warn!(client = self.client, %error, reason, held_back, "Kafka client in trouble; it goes on trying");
+        }
+    }
+}
+
+impl ClientContext for Quiet {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.take_log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.take_error(&error, reason);
+    }
+
+    // Whoever turns statistics on reads them at the brokers.
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ConsumerContext for Quiet {}
+
+/// A reason that librdkafka gave in words only.
+#[derive(Debug)]
+pub(super) struct Reason(pub(super) String);
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Reason {}
+
+/// A request that failed; `doing` goes on after "Kafka could not".
+pub(super) fn failed(doing: impl Into<String>, error: KafkaError) -> TopicError {
+    TopicError::Kafka { doing: doing.into(), class: class_of(&error), source: Arc::new(error) }
+}
+
+/// Everything passes in time, except what needs a person.
+fn class_of(error: &KafkaError) -> ErrorClass {
+    if matches!(
+        error,
+        KafkaError::ClientConfig(..)
+            | KafkaError::ClientCreation(_)
+            | KafkaError::MessageConsumptionFatal(_)
+            | KafkaError::Nul(_)
+    ) {
+        return ErrorClass::Stop;
+    }
+    match code_of(error) {
+        Some(code) if needs_a_person(code) => ErrorClass::Stop,
+        _ => ErrorClass::Retry,
+    }
+}
+
+/// The code of an error; rdkafka does not tell it for administrative requests.
+pub(super) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
+    match error {
+        KafkaError::AdminOp(code) => Some(*code),
+        error => error.rdkafka_error_code(),
+    }
+}
+
+pub(super) fn needs_a_person(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    matches!(
+        code,
+        Code::Fatal
+            | Code::GaplessGuarantee
+            | Code::Authentication
+            | Code::SaslAuthenticationFailed
+            | Code::UnsupportedSASLMechanism
+            | Code::TopicAuthorizationFailed
+            | Code::GroupAuthorizationFailed
+            | Code::ClusterAuthorizationFailed
+            | Code::UnsupportedVersion
+            | Code::InvalidConfig
+            | Code::InvalidTopic
+            | Code::PolicyViolation
+    )
+}

@@ -1,0 +1,310 @@
+//! Reading from Kafka.
+//!
+//! Invariant: a reader gets the messages of its partition from exactly the offset it was opened at,
+//! whatever groups say, and only what is committed. Memory is bounded per reader: librdkafka stops
+//! fetching for a partition while its queue is full.
+//!
+//! One client serves many readers. It can hold each partition once, so a second reader of the same
+//! partition goes to a second client; there are as many clients as readers of the busiest partition.
+
+use std::collections::BTreeSet;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use parking_lot::Mutex;
+use rdkafka::consumer::base_consumer::PartitionQueue;
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Headers as _, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
+use tokio::sync::Notify;
+
+use crate::arena::Arena;
+use crate::metrics::Received;
+use crate::position::check_position;
+use crate::{Headers, Message, Reader, TopicError, TopicName};
+
+use super::admin::{blocking, span};
+use super::client::{Quiet, failed};
+use super::config::KafkaConfig;
+
+const POLL: Duration = Duration::from_millis(250);
+/// What a message costs beyond its bytes, so that many empty ones are bounded too.
+const READ_OVERHEAD_BYTES: usize = 64;
+
+/// A client that reads any number of partitions, each at most once.
+pub(super) struct Client {
+    consumer: Arc<BaseConsumer<Quiet>>,
+    taken: Mutex<BTreeSet<(TopicName, u32)>>,
+    stop: Arc<AtomicBool>,
+    polling: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Client {
+    pub(super) fn start(config: &KafkaConfig) -> Result<Arc<Self>, TopicError> {
+        let consumer: BaseConsumer<Quiet> = config
+            .reader()
+            .create_with_context(Quiet::new("reader"))
+            .map_err(|error| failed("set up a consumer", error))?;
+        let consumer = Arc::new(consumer);
+        let stop = Arc::new(AtomicBool::new(false));
+        let (polled, stopped) = (Arc::clone(&consumer), Arc::clone(&stop));
+        let poll = move || {
+            // Messages go to the queues of their partitions; here come events and global errors,
+            // which the context reports.
+            while !stopped.load(Ordering::Acquire) {
+                drop(polled.poll(POLL));
+            }
+        };
+        let polling =
+            std::thread::Builder::new().name("topics-kafka-reader".to_owned()).spawn(poll).map_err(super::no_thread)?;
+        Ok(Arc::new(Self { consumer, taken: Mutex::default(), stop, polling: Mutex::new(Some(polling)) }))
+    }
+
+    pub(super) fn consumer(&self) -> &Arc<BaseConsumer<Quiet>> {
+        &self.consumer
+    }
+
+    fn take(&self, topic: &TopicName, partition: u32) -> bool {
+        self.taken.lock().insert((topic.clone(), partition))
+    }
+
+    fn give_back(&self, topic: &TopicName, partition: u32) {
+        self.taken.lock().remove(&(topic.clone(), partition));
+    }
+
+    fn assign(&self, topic: &TopicName, partition: u32, from: u64) -> Result<(), TopicError> {
+        let doing = || format!("start reading `{topic}`/{partition} at {from}");
+        let list = place(topic, partition, from).map_err(|error| failed(doing(), error))?;
+        self.consumer.incremental_assign(&list).map_err(|error| failed(doing(), error))
+    }
+
+    fn unassign(&self, topic: &TopicName, partition: u32) {
+        let list = place(topic, partition, 0);
+        if let Err(error) = list.and_then(|list| self.consumer.incremental_unassign(&list)) {
+            tracing::warn!(%topic, partition, %error, "Kafka did not let go of a partition");
+        }
+    }
+}
+
+fn place(topic: &TopicName, partition: u32, offset: u64) -> Result<TopicPartitionList, KafkaError> {
+    let mut list = TopicPartitionList::new();
+    let offset = Offset::Offset(i64::try_from(offset).unwrap_or(i64::MAX));
+    list.add_partition_offset(topic.as_str(), partition as i32, offset)?;
+    Ok(list)
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(polling) = self.polling.lock().take()
+            && polling.join().is_err()
+        {
+            tracing::error!("poller of a Kafka consumer panicked");
+        }
+    }
+}
+
+/// All clients that read for one log.
+pub(super) struct Clients {
+    config: KafkaConfig,
+    all: Mutex<Vec<Arc<Client>>>,
+}
+
+impl Clients {
+    pub(super) fn new(config: KafkaConfig, first: Arc<Client>) -> Self {
+        Self { config, all: Mutex::new(vec![first]) }
+    }
+
+    /// A client on which this partition is now reserved for the caller.
+    fn take(&self, topic: &TopicName, partition: u32) -> Result<Arc<Client>, TopicError> {
+        let mut all = self.all.lock();
+        if let Some(client) = all.iter().find(|client| client.take(topic, partition)) {
+            return Ok(Arc::clone(client));
+        }
+        let client = Client::start(&self.config)?;
+        client.take(topic, partition);
+        all.push(Arc::clone(&client));
+        Ok(client)
+    }
+
+    /// Opens a reader after checking its position. Blocks.
+    pub(super) fn open(&self, topic: &TopicName, partition: u32, from: u64) -> Result<KafkaReader, TopicError> {
+        let asking = Arc::clone(&self.all.lock()[0]);
+        let found = span(&asking.consumer, topic, partition)?;
+        check_position(topic, partition, from, found)?;
+        let client = self.take(topic, partition)?;
+        let queue = client.consumer.split_partition_queue(topic.as_str(), partition as i32);
+        let woken = Arc::new(Notify::new());
+        let queue = queue.map(|mut queue| {
+            let woken = Arc::clone(&woken);
+            queue.set_nonempty_callback(move || woken.notify_one());
+            queue
+        });
+        // From here on dropping the reader gives the partition back, also when assigning fails.
+        let reader = KafkaReader {
+            queue,
+            topic: topic.clone(),
+            partition,
+            next: from,
+            arena: Arena::new(),
+            woken,
+            failure: None,
+            received: Received::of(topic),
+            asking,
+            client,
+        };
+        reader.client.assign(topic, partition, from)?;
+        Ok(reader)
+    }
+}
+
+/// Reads one partition.
+pub(super) struct KafkaReader {
+    /// Only absent while dropping.
+    queue: Option<PartitionQueue<Quiet>>,
+    topic: TopicName,
+    partition: u32,
+    next: u64,
+    arena: Arena,
+    woken: Arc<Notify>,
+    /// What librdkafka reported and has not been answered yet.
+    failure: Option<KafkaError>,
+    received: Received,
+    asking: Arc<Client>,
+    client: Arc<Client>,
+}
+
+impl KafkaReader {
+    /// Takes what has arrived, without waiting.
+    fn drain(&mut self, max_bytes: usize) -> Vec<Message> {
+        let mut batch = Vec::new();
+        let mut budget = max_bytes;
+        let Some(queue) = &self.queue else {
+            return batch;
+        };
+        while batch.is_empty() || budget > 0 {
+            match queue.poll(Duration::ZERO) {
+                None => break,
+                Some(Err(error)) => {
+                    self.failure = Some(error);
+                    break;
+                }
+                Some(Ok(found)) => {
+                    let Some(message) = take(&mut self.arena, &found, self.next) else {
+                        continue;
+                    };
+                    self.next = message.offset + 1;
+                    budget = budget.saturating_sub(message.payload.len() + READ_OVERHEAD_BYTES);
+                    batch.push(message);
+                }
+            }
+        }
+        batch
+    }
+
+    /// Finds out what a failure means: retention, a topic that is gone, or something that passes.
+    async fn diagnose(&mut self, error: KafkaError) -> TopicError {
+        let (topic, partition, next) = (self.topic.clone(), self.partition, self.next);
+        let asking = Arc::clone(&self.asking);
+        let client = Arc::clone(&self.client);
+        let found = blocking(move || {
+            let found = span(&asking.consumer, &topic, partition)?;
+            check_position(&topic, partition, next, found)?;
+            // The position is fine, so whatever it was has passed: start again from it.
+            client.unassign(&topic, partition);
+            client.assign(&topic, partition, next)
+        })
+        .await;
+        let doing = || format!("read `{}`/{} at {}", self.topic, self.partition, next);
+        self.failure = None;
+        match found {
+            Err(reason) if !is_passing(&error) => reason,
+            _ => failed(doing(), error),
+        }
+    }
+}
+
+/// Errors whose cause is not to be looked for in the partition.
+fn is_passing(error: &KafkaError) -> bool {
+    !matches!(
+        error.rdkafka_error_code(),
+        Some(
+            RDKafkaErrorCode::AutoOffsetReset
+                | RDKafkaErrorCode::OffsetOutOfRange
+                | RDKafkaErrorCode::UnknownTopic
+                | RDKafkaErrorCode::UnknownPartition
+                | RDKafkaErrorCode::UnknownTopicOrPartition
+        )
+    )
+}
+
+#[async_trait]
+impl Reader for KafkaReader {
+    async fn read(&mut self, max_bytes: usize) -> Result<Vec<Message>, TopicError> {
+        loop {
+            // Kept until it is answered: this call may be dropped while it asks.
+            if let Some(error) = self.failure.clone() {
+                return Err(self.diagnose(error).await);
+            }
+            let batch = self.drain(max_bytes);
+            if !batch.is_empty() {
+                self.received.count(&batch);
+                return Ok(batch);
+            }
+            if self.failure.is_none() {
+                self.woken.notified().await;
+            }
+        }
+    }
+}
+
+impl Drop for KafkaReader {
+    fn drop(&mut self) {
+        self.client.unassign(&self.topic, self.partition);
+        // Before the partition is given back: dropping the queue takes away the callback, which must
+        // not be that of the next reader.
+        drop(self.queue.take());
+        self.client.give_back(&self.topic, self.partition);
+    }
+}
+
+/// Copies a message out of librdkafka's memory: one copy for key and payload together.
+fn take(arena: &mut Arena, found: &BorrowedMessage<'_>, next: u64) -> Option<Message> {
+    let offset = u64::try_from(found.offset()).ok().filter(|offset| *offset >= next)?;
+    let key = found.key();
+    let key_bytes = key.map_or(0, <[u8]>::len);
+    let copied = arena.copy(&[key.unwrap_or_default(), found.payload().unwrap_or_default()]);
+    Some(Message {
+        offset,
+        timestamp_ms: found.timestamp().to_millis().unwrap_or(0),
+        key: key.map(|_| copied.slice(..key_bytes)),
+        payload: copied.slice(key_bytes..),
+        headers: take_headers(arena, found),
+    })
+}
+
+fn take_headers(arena: &mut Arena, found: &BorrowedMessage<'_>) -> Headers {
+    let Some(headers) = found.headers() else {
+        return Headers::new();
+    };
+    let mut taken = Headers::with_capacity(headers.count());
+    for index in 0..headers.count() {
+        // rdkafka panics at a name that is not UTF-8, and anybody may write one into a user's topic.
+        // Such a header is left out; the message is not.
+        let header = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            let header = headers.try_get(index)?;
+            let value = header.value.map_or_else(Bytes::new, |value| arena.copy(&[value]));
+            Some((header.key.to_owned(), value))
+        }));
+        if let Ok(Some(header)) = header {
+            taken.push(header);
+        }
+    }
+    taken
+}

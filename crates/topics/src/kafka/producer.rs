@@ -1,0 +1,339 @@
+//! Appending to Kafka.
+//!
+//! Invariant: messages of a partition reach the broker in the order of the calls, each once, with no
+//! gap: the producer is idempotent, waits for a dead broker for ever, and a message that can never be
+//! written stops it. So everything that can be refused is refused before it is queued.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use async_trait::async_trait;
+use delivery::ErrorClass;
+use parking_lot::{Mutex, RwLock};
+use rdkafka::ClientContext;
+use rdkafka::config::RDKafkaLogLevel;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+
+use crate::limits::{ByteLimit, MESSAGE_OVERHEAD_BYTES};
+use crate::metrics::{Inflight, Sent};
+use crate::outstanding::{Outstanding, Pending};
+use crate::throttle::Throttle;
+use crate::{Appender, Headers, NewMessage, Receipt, TopicError, TopicName};
+
+use super::admin::{Admin, FRAMING_BYTES};
+use super::client::{Quiet, failed};
+use super::config::KafkaConfig;
+
+/// A header costs its two lengths on top of its bytes.
+const HEADER_BYTES: usize = 12;
+const POLL: Duration = Duration::from_millis(200);
+/// No acknowledgement for so long is worth a word.
+const SILENCE: Duration = Duration::from_secs(5);
+const WHEN_FULL: Duration = Duration::from_millis(5);
+
+/// The appender of a Kafka log.
+pub(super) struct Producer {
+    client: Arc<BaseProducer<Deliveries>>,
+    admin: Arc<Admin>,
+    known: RwLock<BTreeMap<TopicName, Arc<KnownTopic>>>,
+    turn: tokio::sync::Mutex<()>,
+    limit: ByteLimit,
+    outstanding: Arc<Outstanding>,
+    batch_bytes: usize,
+    stop: Arc<AtomicBool>,
+    polling: Mutex<Option<JoinHandle<()>>>,
+}
+
+/// What has to be known about a topic before a message may be queued.
+struct KnownTopic {
+    partitions: u32,
+    max_message_bytes: usize,
+    sent: Sent,
+}
+
+/// A message that librdkafka has, until it reports what became of it.
+pub(super) struct Sending {
+    topic: Arc<KnownTopic>,
+    bytes: usize,
+    pending: Pending,
+}
+
+/// Takes what librdkafka reports.
+pub(super) struct Deliveries {
+    quiet: Quiet,
+    started: Instant,
+    /// Milliseconds since `started` of the last acknowledgement, or of the last time nothing waited.
+    progress_ms: AtomicU64,
+}
+
+impl Deliveries {
+    fn new() -> Self {
+        Self { quiet: Quiet::new("producer"), started: Instant::now(), progress_ms: AtomicU64::new(0) }
+    }
+
+    fn progress(&self) {
+        let now_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.progress_ms.store(now_ms, Ordering::Relaxed);
+    }
+
+    fn silent_for(&self) -> Duration {
+        let last = Duration::from_millis(self.progress_ms.load(Ordering::Relaxed));
+        self.started.elapsed().saturating_sub(last)
+    }
+}
+
+impl ClientContext for Deliveries {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        self.quiet.take_log(level, facility, message);
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        self.quiet.take_error(&error, reason);
+    }
+
+    fn stats_raw(&self, _statistics: &[u8]) {}
+}
+
+impl ProducerContext for Deliveries {
+    type DeliveryOpaque = Box<Sending>;
+
+    fn delivery(&self, report: &DeliveryResult<'_>, sending: Box<Sending>) {
+        self.progress();
+        let Sending { topic, bytes, pending } = *sending;
+        match report {
+            Ok(message) => {
+                topic.sent.durable(bytes);
+                pending.settle(written(message));
+            }
+            Err((error, message)) => {
+                topic.sent.failed();
+                pending.settle(Err(lost(error, message)));
+            }
+        }
+    }
+}
+
+fn written(message: &rdkafka::message::BorrowedMessage<'_>) -> Result<u64, TopicError> {
+    // A broker that recognised a repeat may not say where the first one went.
+    u64::try_from(message.offset()).map_err(|_| match TopicName::new(message.topic()) {
+        Ok(topic) => TopicError::AppendFailed { topic, partition: message.partition() as u32 },
+        Err(_) => TopicError::Closed,
+    })
+}
+
+/// Waiting is no failure here, so whatever fails fails for good.
+fn lost(error: &KafkaError, message: &rdkafka::message::BorrowedMessage<'_>) -> TopicError {
+    match error.rdkafka_error_code() {
+        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => TopicError::Closed,
+        _ => TopicError::Kafka {
+            doing: format!("append to `{}`/{}", message.topic(), message.partition()),
+            class: ErrorClass::Stop,
+            source: Arc::new(error.clone()),
+        },
+    }
+}
+
+impl Producer {
+    pub(super) fn new(config: &KafkaConfig, admin: Arc<Admin>) -> Result<Self, TopicError> {
+        let client: BaseProducer<Deliveries> = config
+            .producer()
+            .create_with_context(Deliveries::new())
+            .map_err(|error| failed("set up a producer", error))?;
+        let client = Arc::new(client);
+        let limit = ByteLimit::new(config.max_inflight_bytes);
+        let stop = Arc::new(AtomicBool::new(false));
+        let poller = Poller {
+            client: Arc::clone(&client),
+            limit: limit.clone(),
+            inflight: Inflight::of("kafka", limit.limit_bytes()),
+            stop: Arc::clone(&stop),
+            report: Throttle::once_a_second(),
+        };
+        let polling = std::thread::Builder::new()
+            .name("topics-kafka-producer".to_owned())
+            .spawn(move || poller.run())
+            .map_err(super::no_thread)?;
+        Ok(Self {
+            client,
+            admin,
+            known: RwLock::default(),
+            turn: tokio::sync::Mutex::new(()),
+            limit,
+            outstanding: Arc::new(Outstanding::new()),
+            batch_bytes: config.batch_bytes(),
+            stop,
+            polling: Mutex::new(Some(polling)),
+        })
+    }
+
+    async fn topic_with(&self, topic: &TopicName, partition: u32) -> Result<Arc<KnownTopic>, TopicError> {
+        let known = self.known.read().get(topic).cloned();
+        if let Some(known) = known
+            && partition < known.partitions
+        {
+            return Ok(known);
+        }
+        let known = self.look_up(topic).await?;
+        if partition >= known.partitions {
+            return Err(TopicError::UnknownPartition { topic: topic.clone(), partition, partitions: known.partitions });
+        }
+        Ok(known)
+    }
+
+    async fn look_up(&self, topic: &TopicName) -> Result<Arc<KnownTopic>, TopicError> {
+        let partitions = self.admin.partitions(topic).await?;
+        let partitions = partitions.ok_or_else(|| TopicError::UnknownTopic { topic: topic.clone() })?;
+        let max_message_bytes = self.admin.max_message_bytes(topic).await;
+        if max_message_bytes < self.batch_bytes {
+            return Err(TopicError::Settings {
+                topic: topic.clone(),
+                reason: format!(
+                    "its `max.message.bytes` is {max_message_bytes}, less than a batch of {} bytes; raise it, or lower `batch.size` in the properties of the log",
+                    self.batch_bytes
+                ),
+            });
+        }
+        let known = Arc::new(KnownTopic { partitions, max_message_bytes, sent: Sent::of(topic) });
+        self.known.write().insert(topic.clone(), Arc::clone(&known));
+        Ok(known)
+    }
+
+    fn try_send(
+        &self,
+        topic: &TopicName,
+        partition: u32,
+        message: &NewMessage,
+        sending: Box<Sending>,
+    ) -> Result<(), (KafkaError, Box<Sending>)> {
+        let mut record = BaseRecord::with_opaque_to(topic.as_str(), sending)
+            .partition(partition as i32)
+            .payload(message.payload.as_ref());
+        record.key = message.key.as_deref();
+        record.timestamp = message.timestamp_ms;
+        record.headers = headers(&message.headers);
+        self.client.send::<[u8], [u8]>(record).map_err(|(error, record)| (error, record.delivery_opaque))
+    }
+
+    fn refused(&self, topic: &TopicName, partition: u32, error: KafkaError) -> TopicError {
+        let doing = format!("append to `{topic}`/{partition}");
+        match self.client.client().fatal_error() {
+            None => failed(doing, error),
+            Some((_, reason)) => {
+                TopicError::Kafka { doing, class: ErrorClass::Stop, source: Arc::new(super::client::Reason(reason)) }
+            }
+        }
+    }
+}
+
+fn headers(headers: &Headers) -> Option<OwnedHeaders> {
+    if headers.is_empty() {
+        return None;
+    }
+    let start = OwnedHeaders::new_with_capacity(headers.len());
+    let add = |all: OwnedHeaders, (name, value): &(String, bytes::Bytes)| {
+        all.insert(Header { key: name, value: Some(value.as_ref()) })
+    };
+    Some(headers.iter().fold(start, add))
+}
+
+fn check_size(topic: &TopicName, partition: u32, message: &NewMessage, limit: usize) -> Result<usize, TopicError> {
+    let bytes = message.content_bytes();
+    let framing = FRAMING_BYTES + message.headers.len() * HEADER_BYTES;
+    if bytes + framing > limit {
+        return Err(TopicError::TooLarge {
+            topic: topic.clone(),
+            partition,
+            bytes,
+            limit: limit.saturating_sub(framing),
+        });
+    }
+    Ok(bytes)
+}
+
+#[async_trait]
+impl Appender for Producer {
+    async fn append(&self, topic: &TopicName, partition: u32, message: NewMessage) -> Result<Receipt, TopicError> {
+        // In the order of the calls: the first one to a topic looks it up, and nobody overtakes it.
+        let _turn = self.turn.lock().await;
+        let known = self.topic_with(topic, partition).await?;
+        let bytes = check_size(topic, partition, &message, known.max_message_bytes)?;
+        let permit = self.limit.take(bytes + MESSAGE_OVERHEAD_BYTES).await;
+        let (pending, receipt) = Pending::begin(&self.outstanding, permit);
+        let mut sending = Box::new(Sending { topic: known, bytes, pending });
+        loop {
+            match self.try_send(topic, partition, &message, sending) {
+                Ok(()) => return Ok(receipt),
+                Err((error, back)) if is_full(&error) => sending = back,
+                Err((error, back)) => {
+                    let error = self.refused(topic, partition, error);
+                    back.pending.settle(Err(error.clone()));
+                    return Err(error);
+                }
+            }
+            tokio::time::sleep(WHEN_FULL).await;
+        }
+    }
+
+    async fn flush(&self) -> Result<(), TopicError> {
+        self.outstanding.drained().await
+    }
+}
+
+fn is_full(error: &KafkaError) -> bool {
+    error.rdkafka_error_code() == Some(RDKafkaErrorCode::QueueFull)
+}
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(polling) = self.polling.lock().take()
+            && polling.join().is_err()
+        {
+            tracing::error!("poller of the Kafka producer panicked");
+        }
+        // The client goes with this struct; it reports what it still had as closed.
+    }
+}
+
+/// Hands out delivery reports, and says so when none come.
+struct Poller {
+    client: Arc<BaseProducer<Deliveries>>,
+    limit: ByteLimit,
+    inflight: Inflight,
+    stop: Arc<AtomicBool>,
+    report: Throttle,
+}
+
+impl Poller {
+    fn run(self) {
+        while !self.stop.load(Ordering::Acquire) {
+            self.client.poll(POLL);
+            self.inflight.set(self.limit.taken_bytes());
+            self.watch();
+        }
+    }
+
+    fn watch(&self) {
+        let deliveries = self.client.context();
+        let messages = self.client.in_flight_count();
+        if messages == 0 {
+            deliveries.progress();
+            return;
+        }
+        let silence = deliveries.silent_for();
+        if silence < SILENCE {
+            return;
+        }
+        if let Some(_held_back) = self.report.pass() {
+            let bytes = self.limit.taken_bytes();
+            let seconds = silence.as_secs();
+            let last_error = deliveries.quiet.last_error();
+            tracing::warn!(messages, bytes, seconds, last_error, "Kafka does not acknowledge; appends wait");
+        }
+    }
+}
