@@ -1,0 +1,244 @@
+//! The catalog: every definition of every pipeline, as the replay of an ordered log of changes.
+//!
+//! Invariant: the catalog is a pure function of the records replayed, and every reader decides alike. A record names
+//! the version it was made against; if that is not the version at its place in the log, the record is void for
+//! everybody. So of two changes that race exactly one happens.
+//! Deliberately absent: the log itself, and repair. A record nobody can read stops every reader, who must not guess.
+//!
+//! # Records
+//! One JSON object per record:
+//! ```json
+//! {"format": 1, "base": 3, "id": "5d0c…", "pipeline": "shop",
+//!  "upserts": [{"name": "orders", "statement": "CREATE SOURCE orders (…) WITH (…)"}], "drops": ["old"]}
+//! ```
+//! `format` grows when the meaning of a record does; a reader refuses formats it does not know. `base` is the version
+//! the change was made against (0 is the empty catalog), and an accepted record makes version `base + 1`, which is
+//! the incarnation of all its upserts. `upserts` holds whatever changes, including definitions that change only
+//! because an input does. `id` makes records
+//! different, so that their maker can tell which one in the log is its own.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use delivery::ErrorClass;
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+use crate::parse::parse;
+use crate::problem::Problems;
+use crate::spec::{SourceText, Statement};
+
+const RECORD_FORMAT: u32 = 1;
+
+/// All definitions, as of one version.
+#[derive(Debug, Clone, Default)]
+pub struct Catalog {
+    version: u64,
+    definitions: BTreeMap<(String, String), Definition>,
+}
+
+/// A definition in force.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Definition {
+    pub pipeline: String,
+    pub name: String,
+    /// The catalog version that made it. A changed definition is a new incarnation.
+    pub incarnation: u64,
+    pub statement: Statement,
+}
+
+/// What became of a record.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Replay {
+    /// The change happened and made this version.
+    Accepted { version: u64 },
+    /// The change was made against another version than the one in force, and is void.
+    Stale { base: u64, version: u64 },
+}
+
+/// Why the catalog cannot be read or compiled.
+#[derive(Debug, Error)]
+pub enum CatalogError {
+    #[error(
+        "catalog record after version {version} has format {found}, this program reads up to {RECORD_FORMAT}; upgrade it"
+    )]
+    UnknownFormat { version: u64, found: u32 },
+    #[error("catalog record after version {version} is damaged: {reason}")]
+    Damaged { version: u64, reason: String },
+    #[error(
+        "catalog record after version {version} has a definition `{name}` this program does not understand; upgrade it"
+    )]
+    Unreadable {
+        version: u64,
+        name: String,
+        #[source]
+        source: Problems,
+    },
+    #[error("pipeline `{pipeline}` of catalog version {version} does not compile in this program; upgrade it")]
+    DoesNotCompile {
+        version: u64,
+        pipeline: String,
+        #[source]
+        source: Problems,
+    },
+}
+
+impl CatalogError {
+    /// Always `Stop`: reading on would mean guessing.
+    pub fn class(&self) -> ErrorClass {
+        ErrorClass::Stop
+    }
+}
+
+impl Catalog {
+    /// How many changes were accepted.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Definitions in force, by pipeline and name.
+    pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
+        self.definitions.values()
+    }
+
+    /// Pipelines that have a definition.
+    pub fn pipelines(&self) -> BTreeSet<&str> {
+        self.definitions.keys().map(|(pipeline, _)| pipeline.as_str()).collect()
+    }
+
+    /// The definition of that name, if there is one.
+    pub fn definition(&self, pipeline: &str, name: &str) -> Option<&Definition> {
+        self.definitions.get(&(pipeline.to_owned(), name.to_owned()))
+    }
+
+    pub(crate) fn of_pipeline(&self, pipeline: &str) -> impl Iterator<Item = &Definition> {
+        let pipeline = pipeline.to_owned();
+        self.definitions.values().filter(move |definition| definition.pipeline == pipeline)
+    }
+
+    /// Applies the next record of the log.
+    ///
+    /// Errors: the record cannot be understood; nothing changed, and the caller must not go on.
+    pub fn replay(&mut self, record: &[u8]) -> Result<Replay, CatalogError> {
+        let change = self.decode(record)?;
+        if change.base != self.version {
+            return Ok(Replay::Stale { base: change.base, version: self.version });
+        }
+        let upserts = self.parse_upserts(&change)?;
+        self.check_drops(&change)?;
+        self.version += 1;
+        for name in change.drops {
+            self.definitions.remove(&(change.pipeline.clone(), name));
+        }
+        for statement in upserts {
+            let definition = Definition {
+                pipeline: change.pipeline.clone(),
+                name: statement.name.clone(),
+                incarnation: self.version,
+                statement,
+            };
+            self.definitions.insert((change.pipeline.clone(), definition.name.clone()), definition);
+        }
+        Ok(Replay::Accepted { version: self.version })
+    }
+
+    fn damaged(&self, reason: impl Into<String>) -> CatalogError {
+        CatalogError::Damaged { version: self.version, reason: reason.into() }
+    }
+
+    /// Reads the format alone first: a later format may have another shape altogether.
+    fn decode(&self, record: &[u8]) -> Result<Change, CatalogError> {
+        let head: Head = serde_json::from_slice(record).map_err(|error| self.damaged(error.to_string()))?;
+        if head.format != RECORD_FORMAT {
+            return Err(CatalogError::UnknownFormat { version: self.version, found: head.format });
+        }
+        serde_json::from_slice(record).map_err(|error| self.damaged(error.to_string()))
+    }
+
+    fn parse_upserts(&self, change: &Change) -> Result<Vec<Statement>, CatalogError> {
+        change.upserts.iter().map(|upsert| self.parse_upsert(&change.pipeline, upsert)).collect()
+    }
+
+    fn parse_upsert(&self, pipeline: &str, upsert: &Upsert) -> Result<Statement, CatalogError> {
+        let file = format!("catalog:{pipeline}.{}", upsert.name);
+        let parsed = parse(&[SourceText { file, text: upsert.statement.clone() }])
+            .map_err(|source| CatalogError::Unreadable { version: self.version, name: upsert.name.clone(), source })?;
+        match <[Statement; 1]>::try_from(parsed) {
+            Ok([statement]) if statement.name == upsert.name => Ok(statement),
+            _ => Err(self.damaged(format!("the statement of `{}` does not define it", upsert.name))),
+        }
+    }
+
+    fn check_drops(&self, change: &Change) -> Result<(), CatalogError> {
+        let missing = change.drops.iter().find(|name| self.definition(&change.pipeline, name).is_none());
+        match missing {
+            Some(name) => Err(self.damaged(format!("it drops `{name}`, which does not exist"))),
+            None => Ok(()),
+        }
+    }
+}
+
+#[derive(Deserialize)]
+struct Head {
+    format: u32,
+}
+
+/// One record of the catalog log: what one apply changes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    format: u32,
+    base: u64,
+    id: String,
+    pipeline: String,
+    upserts: Vec<Upsert>,
+    drops: Vec<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Upsert {
+    name: String,
+    statement: String,
+}
+
+impl Change {
+    pub(crate) fn new(base: u64, pipeline: &str, upserts: Vec<&Statement>, drops: Vec<String>) -> Change {
+        let upserts: Vec<Upsert> = upserts
+            .into_iter()
+            .map(|statement| Upsert { name: statement.name.clone(), statement: statement.sql.clone() })
+            .collect();
+        let mut change =
+            Change { format: RECORD_FORMAT, base, id: String::new(), pipeline: pipeline.to_owned(), upserts, drops };
+        change.id = format!("{:016x}", digest(&change.to_bytes()));
+        change
+    }
+
+    /// Names the change, so that its maker recognises it in the log. Without this the id is a digest of the content,
+    /// and two equal changes made at the same time are taken for one, which they are.
+    pub fn with_id(mut self, id: impl Into<String>) -> Change {
+        self.id = id.into();
+        self
+    }
+
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// The version the change was made against.
+    pub fn base(&self) -> u64 {
+        self.base
+    }
+
+    /// The record to append to the catalog topic.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        serde_json::to_vec(self).expect("a change is text and numbers, which JSON can hold")
+    }
+}
+
+/// FNV-1a: short, stable across builds, and no attacker to keep out.
+fn digest(bytes: &[u8]) -> u64 {
+    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0000_0100_0000_01b3))
+}
+
+#[cfg(test)]
+mod tests;

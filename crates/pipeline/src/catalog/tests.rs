@@ -1,0 +1,130 @@
+use super::*;
+use crate::testing::{ORDERS, apply, apply_to, parsed, planned};
+use crate::{Permissions, plan_change};
+
+const VIEW: &str = "CREATE MATERIALIZED VIEW big AS SELECT * FROM orders WHERE amount > 100;\n";
+
+fn change(catalog: &Catalog, sql: &str) -> Change {
+    let plan = planned(catalog, sql).expect("is right");
+    plan.into_change(Permissions { replace: true, drop: true }).expect("all is allowed").expect("something changes")
+}
+
+#[test]
+fn of_two_changes_that_race_exactly_one_happens() {
+    let empty = Catalog::default();
+    let first = change(&empty, ORDERS);
+    let second = change(&empty, "CREATE SOURCE other (a INT)");
+    let logs = [[&first, &second], [&second, &first]];
+    for log in logs {
+        // Every reader decides alike, whenever it started.
+        let mut catalog = Catalog::default();
+        assert_eq!(catalog.replay(&log[0].to_bytes()).expect("is read"), Replay::Accepted { version: 1 });
+        let late = catalog.clone();
+        for mut reader in [catalog, late] {
+            assert_eq!(reader.replay(&log[1].to_bytes()).expect("is read"), Replay::Stale { base: 0, version: 1 });
+            assert_eq!((reader.version(), reader.definitions().count()), (1, 1));
+        }
+    }
+}
+
+#[test]
+fn the_same_record_twice_happens_once() {
+    let mut catalog = Catalog::default();
+    let record = change(&catalog, ORDERS).to_bytes();
+    assert_eq!(catalog.replay(&record).expect("is read"), Replay::Accepted { version: 1 });
+    assert_eq!(catalog.replay(&record).expect("is read"), Replay::Stale { base: 0, version: 1 });
+}
+
+#[test]
+fn changes_made_from_the_same_text_can_be_told_apart_by_id() {
+    let catalog = Catalog::default();
+    let mine = change(&catalog, ORDERS);
+    assert_eq!(mine.id(), change(&catalog, ORDERS).id());
+    assert_ne!(mine.id(), change(&catalog, "CREATE SOURCE other (a INT)").id());
+    assert_ne!(mine.clone().with_id("me").to_bytes(), mine.with_id("you").to_bytes());
+}
+
+#[test]
+fn replay_gives_the_definitions_that_were_applied() {
+    let mut catalog = Catalog::default();
+    apply(&mut catalog, &format!("{ORDERS}{VIEW}"));
+    apply_to(&mut catalog, "other", "CREATE SOURCE orders (a INT);");
+    let all: Vec<_> = catalog.definitions().map(|d| (d.pipeline.as_str(), d.name.as_str(), d.incarnation)).collect();
+    assert_eq!(all, [("other", "orders", 2), ("shop", "big", 1), ("shop", "orders", 1)]);
+    assert_eq!(catalog.pipelines().into_iter().collect::<Vec<_>>(), ["other", "shop"]);
+    for definition in catalog.definitions().filter(|definition| definition.pipeline == "shop") {
+        let written = parsed(&format!("{ORDERS}{VIEW}"));
+        assert!(written.contains(&definition.statement), "{}", definition.statement.sql);
+    }
+}
+
+#[test]
+fn a_dropped_definition_is_gone_and_may_come_back_as_another_incarnation() {
+    let mut catalog = Catalog::default();
+    apply(&mut catalog, &format!("{ORDERS}{VIEW}"));
+    apply(&mut catalog, ORDERS);
+    assert!(catalog.definition("shop", "big").is_none());
+    apply(&mut catalog, &format!("{ORDERS}{VIEW}"));
+    assert_eq!(catalog.definition("shop", "big").expect("is back").incarnation, 3);
+    assert_eq!(catalog.definition("shop", "orders").expect("never left").incarnation, 1);
+}
+
+#[test]
+fn the_record_has_the_documented_shape() {
+    let change = change(&Catalog::default(), "CREATE SOURCE a (b INT)").with_id("x");
+    let text = String::from_utf8(change.to_bytes()).expect("is JSON");
+    let expected = "{\"format\":1,\"base\":0,\"id\":\"x\",\"pipeline\":\"shop\",\"upserts\":[{\"name\":\"a\",\
+        \"statement\":\"CREATE SOURCE a (\\n  b INT\\n) WITH (format = 'json')\"}],\"drops\":[]}";
+    assert_eq!(text, expected);
+}
+
+#[test]
+fn a_record_that_cannot_be_understood_stops_and_changes_nothing() {
+    let record = |upserts: &str, drops: &str| {
+        format!(
+            "{{\"format\":1,\"base\":1,\"id\":\"\",\"pipeline\":\"shop\",\"upserts\":[{upserts}],\"drops\":[{drops}]}}"
+        )
+    };
+    let table = [
+        (
+            "{\"format\": 2, \"shape\": \"unheard of\"}".to_owned(),
+            "has format 2, this program reads up to 1; upgrade it",
+        ),
+        ("not json".to_owned(), "is damaged"),
+        (String::new(), "is damaged"),
+        ("{\"format\": 1}".to_owned(), "is damaged: missing field"),
+        (record("", "").replace("\"id\"", "\"new\":1,\"id\""), "is damaged: unknown field `new`"),
+        (record("", "\"nobody\""), "is damaged: it drops `nobody`, which does not exist"),
+        (record("{\"name\":\"a\",\"statement\":\"CREATE SOURCE b (c INT)\"}", ""), "does not define it"),
+        (record("{\"name\":\"a\",\"statement\":\"CREATE GADGET a\"}", ""), "does not understand; upgrade it"),
+    ];
+    for (record, expected) in table {
+        let mut catalog = Catalog::default();
+        apply(&mut catalog, ORDERS);
+        let error = catalog.replay(record.as_bytes()).expect_err("cannot be understood");
+        assert!(error.to_string().contains(expected), "{record}: {error}");
+        assert!(error.to_string().contains("after version 1"), "{error}");
+        assert_eq!(error.class(), ErrorClass::Stop);
+        assert_eq!((catalog.version(), catalog.definitions().count()), (1, 1));
+    }
+}
+
+#[test]
+fn replaying_a_whole_log_gives_the_catalog_of_whoever_wrote_it() {
+    let mut writer = Catalog::default();
+    let mut log = Vec::new();
+    let states = [ORDERS.to_owned(), format!("{ORDERS}{VIEW}"), "CREATE SOURCE orders (amount INT);".to_owned() + VIEW];
+    for state in &states {
+        let record = change(&writer, state).to_bytes();
+        // A record of somebody who was too late lies between.
+        let late = plan_change(&Catalog::default(), "late", parsed("CREATE SOURCE l (a INT)")).expect("is right");
+        let late = late.into_change(Permissions::default()).expect("adds").expect("something").to_bytes();
+        writer.replay(&record).expect("is read");
+        log.extend([record, late]);
+    }
+    let mut reader = Catalog::default();
+    let accepted = log.iter().filter(|record| matches!(reader.replay(record), Ok(Replay::Accepted { .. }))).count();
+    assert_eq!(accepted, states.len());
+    assert_eq!(reader.version(), writer.version());
+    assert!(reader.definitions().eq(writer.definitions()));
+}

@@ -1,0 +1,35 @@
+//! The one DataFusion session whose functions and settings define the SQL dialect.
+//!
+//! Invariant: planning a view, running it and querying its table all start from this session, so the same SQL means
+//! the same thing everywhere.
+//! Deliberately absent: tables, and limits on memory, which belong to whoever executes.
+
+use std::sync::LazyLock;
+
+use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::session_state::SessionState;
+use datafusion::prelude::SessionConfig;
+
+static STATE: LazyLock<SessionState> = LazyLock::new(build);
+
+/// A session with every function of the dialect. Building one costs milliseconds and a copy microseconds.
+///
+/// One partition, because streams keep the order of their input; strings are `Utf8`, because that is what the wire
+/// carries and converting to views and back costs more than views save.
+pub fn session_state() -> SessionState {
+    STATE.clone()
+}
+
+pub(crate) fn state() -> &'static SessionState {
+    &STATE
+}
+
+fn build() -> SessionState {
+    let mut config = SessionConfig::new().with_target_partitions(1).with_information_schema(false);
+    let parser = &mut config.options_mut().sql_parser;
+    parser.collect_spans = true;
+    parser.map_string_types_to_utf8view = false;
+    let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
+    datafusion_functions_json::register_all(&mut state).expect("the JSON functions have no name in common with others");
+    state
+}
