@@ -1,0 +1,73 @@
+//! Checkpoints of a table's log, so that opening a long log stays fast.
+//!
+//! A classic single-file checkpoint, written by the library. It replays the whole log and blocks while it writes, so
+//! it runs on a blocking thread and never on the way of a commit. A checkpoint is a cache of the log: losing one
+//! costs time, so failures are told and forgotten. Deliberately absent: removing old commits, compaction, vacuum.
+
+use std::sync::Arc;
+
+use deltalake_core::{DeltaTable, checkpoints::create_checkpoint};
+use tokio::{runtime::Handle, time::Instant};
+
+use crate::{Lake, LakeError, TableSpec, metrics};
+
+/// Versions between two checkpoints of a log.
+pub const DEFAULT_CHECKPOINT_EVERY: u64 = 100;
+
+/// A checkpoint that should be written.
+#[derive(Debug)]
+#[must_use = "a checkpoint that is not run makes the table slow to open"]
+pub struct CheckpointJob {
+    lake: Lake,
+    folder: Arc<str>,
+    name: Arc<str>,
+    version: u64,
+}
+
+impl CheckpointJob {
+    pub(crate) fn new(lake: &Lake, spec: &TableSpec, version: u64) -> Self {
+        let (folder, name) = (spec.folder.as_str().into(), spec.name.as_str().into());
+        Self { lake: lake.clone(), folder, name, version }
+    }
+
+    /// The version to be checkpointed.
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// Writes the checkpoint; true when it was written. A failure is logged as a warning, and the next checkpoint
+    /// makes up for it. Dropped half-way, the work goes on to its end on its own thread.
+    pub async fn run(self) -> bool {
+        let started = Instant::now();
+        let (table, version) = (Arc::clone(&self.name), self.version);
+        let written = self.write().await;
+        let outcome = if written.is_ok() { "written" } else { "failed" };
+        metrics::checkpoint_finished(&table, outcome, started.elapsed());
+        match written {
+            Ok(()) => tracing::debug!(table = &*table, version, took = ?started.elapsed(), "log checkpoint written"),
+            Err(error) => {
+                let cause = std::error::Error::source(&error).map(ToString::to_string);
+                tracing::warn!(table = &*table, version, %error, cause, "log checkpoint not written; opening the table stays slower until the next");
+            }
+        }
+        outcome == "written"
+    }
+
+    async fn write(self) -> Result<(), LakeError> {
+        let (folder, version) = (Arc::clone(&self.folder), self.version);
+        let runtime = Handle::current();
+        let work = tokio::task::spawn_blocking(move || {
+            runtime.block_on(async {
+                let mut table = DeltaTable::new(self.lake.log_store(&self.folder));
+                table.load_version(self.version).await?;
+                create_checkpoint(&table, None).await
+            })
+        });
+        let failed = |source| LakeError::Checkpoint { table: folder.to_string(), version, source };
+        match work.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => Err(failed(error.into())),
+            Err(panic) => Err(failed(panic.into())),
+        }
+    }
+}

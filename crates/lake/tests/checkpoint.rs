@@ -1,0 +1,144 @@
+//! A log opened from a checkpoint is the log replayed from its beginning.
+
+use lake::{FileEntry, Lake, Snapshot, StoreConfig, Table};
+use object_store::ObjectStoreExt;
+
+use crate::support::*;
+
+fn same(left: &Snapshot, right: &Snapshot) {
+    let sorted = |snapshot: &Snapshot| {
+        let mut files: Vec<FileEntry> = snapshot.files.iter().map(|file| file.as_ref().clone()).collect();
+        files.sort_by(|left, right| left.path.cmp(&right.path));
+        files
+    };
+    assert_eq!(
+        (left.version, &left.schema, &left.partition_columns),
+        (right.version, &right.schema, &right.partition_columns)
+    );
+    assert_eq!(left.txns, right.txns);
+    assert_eq!(sorted(left), sorted(right));
+}
+
+/// Commits, with a foreign commit that removes a file in between, and writes the checkpoints that fall due.
+async fn history(lake: &Lake, commits: i64) -> (Table, usize) {
+    let mut table = open(lake).await.with_checkpoint_every(10);
+    let mut written = 0;
+    for from in 0..commits {
+        table.commit(commit("a", from, from + 1)).await.unwrap();
+        if from == 4 {
+            let lines = concat!(
+                r#"{"remove":{"path":"a.2.3.o.parquet","dataChange":false,"deletionTimestamp":1}}"#,
+                "\n",
+                r#"{"txn":{"appId":"early","version":7}}"#
+            );
+            foreign_commit(&lake.store(), 6, lines).await.unwrap();
+        }
+        if let Some(job) = table.checkpoint_due() {
+            written += usize::from(job.run().await);
+        }
+    }
+    (table, written)
+}
+
+async fn checkpoint_equals_replay(lake: &Lake) {
+    let (table, written) = history(lake, 25).await;
+    assert_eq!(written, 2, "at versions 10 and 20");
+    let hint = lake.store().get(&log_path("_last_checkpoint")).await.unwrap().bytes().await.unwrap();
+    assert_eq!(serde_json::from_slice::<serde_json::Value>(&hint).unwrap()["version"], 20);
+
+    let from_checkpoint = Snapshot::load(lake, FOLDER).await.unwrap().unwrap();
+    // Without hint and checkpoints the whole log is replayed.
+    let names =
+        ["_last_checkpoint", "00000000000000000010.checkpoint.parquet", "00000000000000000020.checkpoint.parquet"];
+    let mut saved = Vec::new();
+    for name in names {
+        saved.push((name, lake.store().get(&log_path(name)).await.unwrap().bytes().await.unwrap()));
+        lake.store().delete(&log_path(name)).await.unwrap();
+    }
+    let replayed = Snapshot::load(lake, FOLDER).await.unwrap().unwrap();
+    same(&from_checkpoint, &replayed);
+    let progress = open(lake).await.progress().clone();
+    assert_eq!((replayed.rows(), progress.stored("a"), progress.stored("early")), (Some(24), 25, 7));
+
+    // And with the checkpoints alone: the commits before them are gone, as after clean-up.
+    for (name, bytes) in saved {
+        lake.store().put(&log_path(name), bytes.into()).await.unwrap();
+    }
+    for version in 0..=20 {
+        lake.store().delete(&commit_path(version)).await.unwrap();
+    }
+    same(&Snapshot::load(lake, FOLDER).await.unwrap().unwrap(), &replayed);
+    assert_eq!(open(lake).await.progress(), &progress);
+    assert_eq!(table.progress(), &progress);
+    assert_eq!(library_counts(lake).await, (26, 24, 24));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_gives_the_same_table_as_a_full_replay() {
+    checkpoint_equals_replay(&Lake::memory()).await;
+}
+
+#[tokio::test]
+async fn a_checkpoint_is_written_on_a_current_thread_runtime_too() {
+    checkpoint_equals_replay(&Lake::memory()).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_checkpoint_is_written_to_a_local_folder() {
+    let folder = tempfile::tempdir().unwrap();
+    let url = folder.path().join("with space").to_str().unwrap().to_owned();
+    let lake = Lake::open(&StoreConfig { url, ..StoreConfig::default() }).unwrap();
+    checkpoint_equals_replay(&lake).await;
+}
+
+#[tokio::test]
+async fn one_committer_is_asked_for_each_checkpoint() {
+    let lake = Lake::memory();
+    let mut first = open(&lake).await.with_checkpoint_every(4);
+    let mut second = open(&lake).await.with_checkpoint_every(4);
+    let mut asked = Vec::new();
+    for turn in 0..12 {
+        let (table, app_id) = if turn % 3 == 0 { (&mut second, "b") } else { (&mut first, "a") };
+        let from = table.progress().stored(app_id);
+        table.commit(commit(app_id, from, from + 1)).await.unwrap();
+        asked.extend(table.checkpoint_due().map(|job| job.version()));
+    }
+    assert_eq!(asked, [4, 8, 12]);
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_written_only_warns() {
+    let lake = Lake::memory();
+    let mut table = open(&lake).await.with_checkpoint_every(1);
+    table.commit(commit("a", 0, 1)).await.unwrap();
+    let job = table.checkpoint_due().unwrap();
+    for version in 0..=1 {
+        lake.store().delete(&commit_path(version)).await.unwrap();
+    }
+    assert!(!job.run().await);
+}
+
+#[tokio::test]
+async fn refreshing_reads_only_what_is_new() {
+    let lake = Lake::memory();
+    let mut table = open(&lake).await;
+    table.commit(commit("a", 0, 1)).await.unwrap();
+    let first = Snapshot::load(&lake, FOLDER).await.unwrap().unwrap();
+    // Whoever read these again would fail.
+    for version in 0..=1 {
+        lake.store().delete(&commit_path(version)).await.unwrap();
+    }
+    let unchanged = first.refresh(&lake).await.unwrap();
+    assert_eq!((unchanged.version, unchanged.committed_ms), (1, first.committed_ms));
+    for from in 1..15 {
+        table.commit(commit("a", from, from + 1)).await.unwrap();
+    }
+    let later = unchanged.refresh(&lake).await.unwrap();
+    assert_eq!((later.version, later.rows(), later.txns["a"]), (15, Some(15), 15));
+    assert_eq!((first.rows(), first.txns["a"]), (Some(1), 1), "a snapshot never changes");
+
+    let line = r#"{"remove":{"path":"a.0.1.o.parquet","dataChange":false}}"#;
+    foreign_commit(&lake.store(), 16, line).await.unwrap();
+    let compacted = later.refresh(&lake).await.unwrap();
+    assert_eq!((compacted.version, compacted.rows(), compacted.txns["a"]), (16, Some(14), 15));
+}
