@@ -1,0 +1,203 @@
+//! Health and metrics over HTTP: /livez, /readyz, /readyz?verbose and /metrics.
+//!
+//! Invariant: /livez says only that the process answers; it never depends on a broker or a store, so that their
+//! outage restarts nobody. [`AdminServer`] answers from a thread of its own, however busy the workers are.
+//! Deliberately absent: logins, and anything that changes the process.
+
+mod health;
+mod holder;
+#[cfg(test)]
+mod tests;
+
+use std::fmt::Write;
+use std::io;
+use std::net::SocketAddr;
+use std::thread::{self, JoinHandle};
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::RawQuery;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use thiserror::Error;
+use tokio::net::TcpListener;
+
+pub use health::{CheckHandle, CheckLine, CheckState, Health};
+
+use crate::metrics::Metrics;
+use crate::tasks::Stop;
+
+/// What Prometheus expects to be told about its text format.
+const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// How long answers that were begun may take to end after the server was told to stop.
+const LAST_ANSWERS: Duration = Duration::from_secs(1);
+
+/// An address that cannot be listened on.
+#[derive(Debug, Error)]
+pub enum BindError {
+    #[error("address {listen} is in use by {holder}; stop it, or change `{key}`")]
+    InUse {
+        listen: String,
+        /// "process 1234 (`java`)", or that it is unknown.
+        holder: String,
+        key: &'static str,
+    },
+    #[error("no right to listen on {listen}; ports below 1024 are the administrator's, change `{key}`")]
+    NotAllowed { listen: String, key: &'static str },
+    #[error("address {listen} cannot be listened on; give an address of this machine in `{key}`")]
+    Unusable { listen: String, key: &'static str, source: io::Error },
+    #[error("no thread to answer on {listen}")]
+    NoThread { listen: String, source: io::Error },
+}
+
+impl BindError {
+    /// Nothing here mends itself.
+    pub fn class(&self) -> delivery::ErrorClass {
+        delivery::ErrorClass::Stop
+    }
+
+    fn of(listen: &str, key: &'static str, source: io::Error) -> BindError {
+        let listen = listen.to_owned();
+        match source.kind() {
+            io::ErrorKind::AddrInUse => BindError::InUse { holder: holder_of(&listen), listen, key },
+            io::ErrorKind::PermissionDenied => BindError::NotAllowed { listen, key },
+            _ => BindError::Unusable { listen, key, source },
+        }
+    }
+}
+
+fn holder_of(listen: &str) -> String {
+    listen
+        .rsplit_once(':')
+        .and_then(|(_, port)| holder::of_port(port.parse().ok()?))
+        .unwrap_or_else(|| "another process, perhaps a Tailwater that still runs".to_owned())
+}
+
+/// The admin pages, to serve alone or to merge into another router.
+pub fn router(health: Health, metrics: Metrics) -> Router {
+    Router::new()
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", get(move |RawQuery(query): RawQuery| async move { readyz(&health, query.as_deref()) }))
+        .route("/metrics", get(move || async move { rendered(&metrics) }))
+}
+
+fn rendered(metrics: &Metrics) -> Response {
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render()).into_response()
+}
+
+fn readyz(health: &Health, query: Option<&str>) -> Response {
+    let report = health.report();
+    let waiting: Vec<&CheckLine> = report.iter().filter(|line| !is_ready(line)).collect();
+    let status = if waiting.is_empty() { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let text = match (wants_all(query), waiting.is_empty()) {
+        (true, _) => lines(&report),
+        (false, true) => "ok\n".to_owned(),
+        (false, false) => lines(waiting),
+    };
+    (status, text).into_response()
+}
+
+fn is_ready(line: &CheckLine) -> bool {
+    matches!(line.state, CheckState::Ready { .. })
+}
+
+fn wants_all(query: Option<&str>) -> bool {
+    query.unwrap_or_default().split('&').any(|part| part.split('=').next() == Some("verbose"))
+}
+
+fn lines<'a>(report: impl IntoIterator<Item = &'a CheckLine>) -> String {
+    let mut text = String::new();
+    for CheckLine { name, state } in report {
+        match state {
+            CheckState::Ready { detail } if detail.is_empty() => writeln!(text, "[+] {name} ok"),
+            CheckState::Ready { detail } => writeln!(text, "[+] {name} ok: {}", one_line(detail)),
+            CheckState::Waiting { reason } => writeln!(text, "[-] {name} {}", one_line(reason)),
+        }
+        .expect("text grows");
+    }
+    text
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Takes an address. `key` is the config key it came from, for the error. Port 0 takes any free port;
+/// `local_addr()` of the listener tells which.
+///
+/// **Errors**: the address is taken, forbidden or not of this machine; the text says what to change.
+pub async fn bind(listen: &str, key: &'static str) -> Result<TcpListener, BindError> {
+    TcpListener::bind(listen).await.map_err(|source| BindError::of(listen, key, source))
+}
+
+/// Answers on the caller's runtime until the word to stop, then ends the answers that were begun.
+///
+/// **Errors**: the listener broke.
+pub async fn serve(listener: TcpListener, router: Router, stop: Stop) -> io::Result<()> {
+    axum::serve(listener, router).with_graceful_shutdown(stop.into_stopped()).await
+}
+
+/// A server on an OS thread and a runtime of its own. Dropping it stops it.
+#[derive(Debug)]
+pub struct AdminServer {
+    address: SocketAddr,
+    stop: Stop,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl AdminServer {
+    /// Listens at once and answers until dropped. `key` is the config key `listen` came from, for the error.
+    /// Blocks for the binding only; a host name is looked up first.
+    ///
+    /// **Errors**: as [`bind`]; or the operating system gives no thread.
+    pub fn start(listen: &str, key: &'static str, router: Router) -> Result<AdminServer, BindError> {
+        let no_thread = |source| BindError::NoThread { listen: listen.to_owned(), source };
+        let unusable = |source| BindError::of(listen, key, source);
+        let listener = std::net::TcpListener::bind(listen).map_err(unusable)?;
+        listener.set_nonblocking(true).map_err(unusable)?;
+        let address = listener.local_addr().map_err(unusable)?;
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+        let stop = Stop::new();
+        let heard = stop.clone();
+        let thread = thread::Builder::new()
+            .name("admin".to_owned())
+            .spawn(move || {
+                if let Err(error) = runtime.block_on(answer(listener, router, heard)) {
+                    tracing::error!(%error, "health and metrics are not served any more");
+                }
+            })
+            .map_err(no_thread)?;
+        Ok(AdminServer { address, stop, thread: Some(thread) })
+    }
+
+    /// Where it listens, with the real port.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+}
+
+impl Drop for AdminServer {
+    fn drop(&mut self) {
+        self.stop.request();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread for health and metrics panicked");
+        }
+    }
+}
+
+async fn answer(listener: std::net::TcpListener, router: Router, stop: Stop) -> io::Result<()> {
+    let listener = TcpListener::from_std(listener)?;
+    let served = serve(listener, router, stop.clone());
+    let overdue = async {
+        stop.stopped().await;
+        tokio::time::sleep(LAST_ANSWERS).await;
+    };
+    tokio::select! {
+        served = served => served,
+        () = overdue => Ok(()),
+    }
+}

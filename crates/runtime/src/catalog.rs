@@ -1,0 +1,299 @@
+//! The catalog topic: every service replays it, and `apply` appends to it.
+//!
+//! The topic has one partition and is kept for ever. A record names the version it was made against; a record made
+//! against another version is void for every reader, so of two racing changes only one wins. The invariant: whoever
+//! has replayed to the same offset knows the same catalog. What a record means is decided in `pipeline`.
+
+use std::{sync::Arc, time::Duration};
+
+use engine::RowProgram;
+use pipeline::{Catalog, ChangePlan, Graph, Permissions, Problems, Replay, SourceText};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+use topics::{Creation, Log, NewMessage, Reader, Retention, TopicError, TopicName, TopicSettings};
+
+use crate::{
+    admin::CheckHandle,
+    retry::{Backoff, TaskError},
+    tasks::Stop,
+};
+
+/// How much of the catalog is read at once.
+const READ_BYTES: usize = 1 << 20;
+
+/// The catalog as of one version, and what follows from it.
+#[derive(Clone, Debug, Default)]
+pub struct CatalogView {
+    /// Definitions.
+    pub catalog: Catalog,
+    /// Stages, channels and tables made from them.
+    pub graph: Arc<Graph>,
+}
+
+/// What a service holds: always the newest view it has replayed.
+pub type CatalogReceiver = watch::Receiver<Arc<CatalogView>>;
+
+/// A wish to change one pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyRequest {
+    /// The pipeline's name.
+    pub pipeline: String,
+    /// All of its SQL files.
+    pub files: Vec<ApplyFile>,
+    /// Whether definitions may change.
+    #[serde(default)]
+    pub replace: bool,
+    /// Whether definitions may go.
+    #[serde(default)]
+    pub drop: bool,
+    /// Whether to stop after the plan.
+    #[serde(default)]
+    pub dry_run: bool,
+}
+
+/// One SQL file of a pipeline.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ApplyFile {
+    /// Its name, for error messages.
+    pub file: String,
+    /// Its text.
+    pub text: String,
+}
+
+/// What became of a wish.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct ApplyAnswer {
+    /// What was (or would be) added, changed and dropped.
+    pub plan: String,
+    /// Whether the catalog has changed.
+    pub changed: bool,
+    /// The catalog's version afterwards.
+    pub version: u64,
+}
+
+/// Why a wish was not granted.
+#[derive(Debug, thiserror::Error)]
+pub enum ApplyError {
+    /// The SQL is at fault.
+    #[error("{0}")]
+    Problems(Problems),
+    /// It needs a permission that was not given.
+    #[error("{reason}")]
+    Refused {
+        /// What would be needed.
+        reason: String,
+        /// The plan it is about.
+        plan: String,
+    },
+    /// It can be planned but not run.
+    #[error("the change cannot be run; nothing was published")]
+    Unusable(#[source] anyhow::Error),
+    /// Somebody else's change came first.
+    #[error("the catalog was changed by someone else meanwhile; look at the new plan and apply again")]
+    Raced,
+    /// The catalog holds something this version cannot read.
+    #[error("the catalog cannot be read")]
+    Unreadable(#[source] anyhow::Error),
+    /// The log failed; whether the change is in is unknown until it is read again.
+    #[error("the log failed while the catalog was changed; apply again: what is in already is left alone")]
+    Log(#[from] TopicError),
+}
+
+/// The catalog's topic.
+pub fn topic() -> TopicName {
+    TopicName::try_from(pipeline::CATALOG_TOPIC.to_owned()).expect("the catalog topic's name is a valid constant")
+}
+
+/// Creates the catalog topic where it does not exist.
+///
+/// # Errors
+/// What the log says.
+pub async fn ensure_topic(log: &dyn Log) -> Result<Creation, TopicError> {
+    let settings = TopicSettings { partitions: 1, retention: Retention::default(), ..TopicSettings::default() };
+    log.create(&topic(), &settings).await
+}
+
+/// Replays the catalog topic from its beginning to wherever it ends, and further as it grows.
+struct Replayer {
+    catalog: Catalog,
+    next_offset: u64,
+}
+
+impl Replayer {
+    fn new() -> Self {
+        Self { catalog: Catalog::default(), next_offset: 0 }
+    }
+
+    async fn reader(&self, log: &dyn Log) -> Result<Box<dyn Reader>, TopicError> {
+        log.reader(&topic(), 0, self.next_offset).await
+    }
+
+    /// Reads what is there, at least one record; the fate of the record at `watched`, if it was among them.
+    async fn read(&mut self, reader: &mut dyn Reader, watched: Option<u64>) -> Result<Option<Replay>, ApplyError> {
+        let mut fate = None;
+        for message in reader.read(READ_BYTES).await? {
+            let unreadable = |error| ApplyError::Unreadable(anyhow::Error::new(error));
+            let replay = self.catalog.replay(&message.payload).map_err(unreadable)?;
+            self.next_offset = message.offset + 1;
+            if watched == Some(message.offset) {
+                fate = Some(replay);
+            }
+        }
+        Ok(fate)
+    }
+
+    async fn read_to(&mut self, log: &dyn Log, end: u64) -> Result<(), ApplyError> {
+        if self.next_offset < end {
+            let mut reader = self.reader(log).await?;
+            while self.next_offset < end {
+                self.read(reader.as_mut(), None).await?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The catalog as it is now.
+///
+/// # Errors
+/// `Log` or `Unreadable`.
+pub async fn read_all(log: &dyn Log) -> Result<Catalog, ApplyError> {
+    Ok(replayed(log).await?.catalog)
+}
+
+async fn replayed(log: &dyn Log) -> Result<Replayer, ApplyError> {
+    ensure_topic(log).await?;
+    let mut replayer = Replayer::new();
+    let end = log.span(&topic(), 0).await?.end;
+    replayer.read_to(log, end).await?;
+    Ok(replayer)
+}
+
+/// Plans a change and, unless it is a dry run, makes it.
+///
+/// # Errors
+/// See [`ApplyError`]; nothing has changed but for `Log`, where the outcome is unknown and applying again is safe.
+pub async fn apply(log: &dyn Log, request: &ApplyRequest) -> Result<ApplyAnswer, ApplyError> {
+    let mut replayer = replayed(log).await?;
+    let plan = plan(&replayer.catalog, request)?;
+    let text = plan.to_string();
+    let version = replayer.catalog.version();
+    if request.dry_run {
+        return Ok(ApplyAnswer { plan: text, changed: false, version });
+    }
+    let permissions = Permissions { replace: request.replace, drop: request.drop };
+    let refused = |error: pipeline::Refused| ApplyError::Refused { reason: error.to_string(), plan: text.clone() };
+    let Some(change) = plan.into_change(permissions).map_err(refused)? else {
+        return Ok(ApplyAnswer { plan: text, changed: false, version });
+    };
+    let record = change.to_bytes();
+    rehearse(replayer.catalog.clone(), &record)?;
+    let message = NewMessage { payload: record.into(), ..NewMessage::default() };
+    let offset = log.appender().append(&topic(), 0, message).await?.await?;
+    let mut reader = replayer.reader(log).await?;
+    loop {
+        match replayer.read(reader.as_mut(), Some(offset)).await? {
+            Some(Replay::Accepted { version }) => return Ok(ApplyAnswer { plan: text, changed: true, version }),
+            Some(Replay::Stale { .. }) => return Err(ApplyError::Raced),
+            None => {}
+        }
+    }
+}
+
+/// Goes through everything the services will do with a change, so that what cannot run is not published.
+fn rehearse(mut catalog: Catalog, record: &[u8]) -> Result<(), ApplyError> {
+    let unusable = |error: anyhow::Error| ApplyError::Unusable(error);
+    catalog.replay(record).map_err(|error| unusable(error.into()))?;
+    let graph = pipeline::compile(&catalog).map_err(|error| unusable(error.into()))?;
+    for view in &graph.views {
+        for branch in &view.branches {
+            RowProgram::compile(branch, &view.schema).map_err(|error| unusable(error.into()))?;
+        }
+    }
+    Ok(())
+}
+
+fn plan(catalog: &Catalog, request: &ApplyRequest) -> Result<ChangePlan, ApplyError> {
+    let files = request.files.iter().map(|file| SourceText { file: file.file.clone(), text: file.text.clone() });
+    let files: Vec<_> = files.collect();
+    let statements = pipeline::parse(&files).map_err(ApplyError::Problems)?;
+    pipeline::plan_change(catalog, &request.pipeline, statements).map_err(ApplyError::Problems)
+}
+
+/// Follows the catalog for the life of a service, publishing each version it reaches.
+///
+/// A log that fails is waited for; a record this version cannot read keeps the last good view and shows the reason in
+/// the health check, because going on with what is known loses nothing.
+///
+/// # Errors
+/// None while running; ends when asked to stop.
+pub async fn follow(
+    log: Arc<dyn Log>,
+    views: watch::Sender<Arc<CatalogView>>,
+    check: CheckHandle,
+    stop: Stop,
+) -> anyhow::Result<()> {
+    let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+    let mut replayer = Replayer::new();
+    loop {
+        let error = tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            error = follow_until_error(log.as_ref(), &mut replayer, &views, &check) => error,
+        };
+        check.set_waiting(format!("{:#}", anyhow::Error::new(error)));
+        tokio::select! {
+            () = stop.stopped() => return Ok(()),
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+async fn follow_until_error(
+    log: &dyn Log,
+    replayer: &mut Replayer,
+    views: &watch::Sender<Arc<CatalogView>>,
+    check: &CheckHandle,
+) -> ApplyError {
+    match try_follow(log, replayer, views, check).await {
+        Ok(never) => match never {},
+        Err(error) => error,
+    }
+}
+
+async fn try_follow(
+    log: &dyn Log,
+    replayer: &mut Replayer,
+    views: &watch::Sender<Arc<CatalogView>>,
+    check: &CheckHandle,
+) -> Result<std::convert::Infallible, ApplyError> {
+    ensure_topic(log).await?;
+    let end = log.span(&topic(), 0).await?.end;
+    replayer.read_to(log, end).await?;
+    let mut reader = replayer.reader(log).await?;
+    loop {
+        publish(&replayer.catalog, views)?;
+        check.set_ready(format!("version {}", replayer.catalog.version()));
+        replayer.read(reader.as_mut(), None).await?;
+    }
+}
+
+fn publish(catalog: &Catalog, views: &watch::Sender<Arc<CatalogView>>) -> Result<(), ApplyError> {
+    if views.borrow().catalog.version() == catalog.version() {
+        return Ok(());
+    }
+    let graph = pipeline::compile(catalog).map_err(|error| ApplyError::Unreadable(anyhow::Error::new(error)))?;
+    tracing::info!(version = catalog.version(), "catalog replayed");
+    views.send_replace(Arc::new(CatalogView { catalog: catalog.clone(), graph: Arc::new(graph) }));
+    Ok(())
+}
+
+impl From<ApplyError> for TaskError {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Log(error) => Self::retry(error),
+            other => Self::stop(other),
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! Rows that cannot be used, on their way to a rejected channel: kept whole, with place and reason.
+//!
+//! Bytes too long for one row of a message continue in following rows (`part` 1, 2, …), so nothing is cut off.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{
+        ArrayRef, BinaryBuilder, Int32Builder, Int64Array, Int64Builder, RecordBatch, StringBuilder,
+        TimestampMicrosecondBuilder,
+    },
+    error::ArrowError,
+};
+use bytes::Bytes;
+
+use crate::channel_writer::Rows;
+
+/// Longest stretch of bytes in one row: two fit a message with room for the rest.
+const MAX_PART_BYTES: usize = 400 << 10;
+
+/// One row (or message) that cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DeadLetter {
+    /// Where it was read.
+    pub topic: String,
+    /// See `topic`.
+    pub partition: u32,
+    /// The message it was in.
+    pub offset: u64,
+    /// Its line (or row) in the message, from 1; absent when the message as a whole is meant.
+    pub line: Option<u32>,
+    /// The column at fault, where one is.
+    pub column: Option<String>,
+    /// What is wrong, in words.
+    pub reason: String,
+    /// The original bytes.
+    pub bytes: Bytes,
+    /// When the message was appended, milliseconds UTC: the log's time, so that a repeat says the same.
+    pub produced_at_ms: i64,
+}
+
+/// Builds rows of a rejected channel.
+#[derive(Default)]
+pub struct DeadLetters {
+    topic: StringBuilder,
+    partition: Int32Builder,
+    offset: Int64Builder,
+    line: Int32Builder,
+    column: StringBuilder,
+    reason: StringBuilder,
+    bytes: BinaryBuilder,
+    part: Int32Builder,
+    produced_at: Option<TimestampMicrosecondBuilder>,
+}
+
+impl DeadLetters {
+    /// The letters as rows of [`pipeline::rejected_schema`], in order; `None` when there are none.
+    ///
+    /// # Errors
+    /// When the builders disagree with the schema: a defect.
+    pub fn rows(letters: &[DeadLetter]) -> Result<Option<Rows>, ArrowError> {
+        if letters.is_empty() {
+            return Ok(None);
+        }
+        let mut builder = Self::default();
+        for letter in letters {
+            builder.push(letter);
+        }
+        builder.finish().map(Some)
+    }
+
+    fn push(&mut self, letter: &DeadLetter) {
+        let mut rest = letter.bytes.as_ref();
+        let mut part = 0;
+        loop {
+            let (piece, after) = rest.split_at(rest.len().min(MAX_PART_BYTES));
+            self.push_part(letter, piece, part);
+            rest = after;
+            part += 1;
+            if rest.is_empty() {
+                return;
+            }
+        }
+    }
+
+    fn push_part(&mut self, letter: &DeadLetter, bytes: &[u8], part: i32) {
+        self.topic.append_value(&letter.topic);
+        self.partition.append_value(i32::try_from(letter.partition).unwrap_or(i32::MAX));
+        self.offset.append_value(i64::try_from(letter.offset).unwrap_or(i64::MAX));
+        self.line.append_option(letter.line.and_then(|line| i32::try_from(line).ok()));
+        self.column.append_option(letter.column.as_deref());
+        self.reason.append_value(&letter.reason);
+        self.bytes.append_value(bytes);
+        self.part.append_value(part);
+        let produced_at = self.produced_at.get_or_insert_default();
+        produced_at.append_value(letter.produced_at_ms.saturating_mul(1000));
+    }
+
+    fn finish(mut self) -> Result<Rows, ArrowError> {
+        let offsets: Int64Array = self.offset.finish();
+        let produced_at = self.produced_at.take().unwrap_or_default().finish().with_timezone("UTC");
+        let columns: Vec<ArrayRef> = vec![
+            Arc::new(self.topic.finish()),
+            Arc::new(self.partition.finish()),
+            Arc::new(offsets.clone()),
+            Arc::new(self.line.finish()),
+            Arc::new(self.column.finish()),
+            Arc::new(self.reason.finish()),
+            Arc::new(self.bytes.finish()),
+            Arc::new(self.part.finish()),
+            Arc::new(produced_at),
+        ];
+        Ok(Rows { batch: RecordBatch::try_new(pipeline::rejected_schema(), columns)?, offsets })
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use arrow::array::AsArray as _;
+
+    use super::*;
+
+    #[test]
+    fn bytes_too_long_for_a_row_continue_in_the_next() {
+        let bytes: Vec<u8> = (0..MAX_PART_BYTES * 2 + 5).map(|index| index as u8).collect();
+        let letter = DeadLetter {
+            topic: "t".into(),
+            partition: 1,
+            offset: 7,
+            line: None,
+            column: None,
+            reason: "too odd".into(),
+            bytes: bytes.clone().into(),
+            produced_at_ms: 3,
+        };
+        let rows = DeadLetters::rows(&[letter]).unwrap().unwrap();
+        assert_eq!(rows.batch.num_rows(), 3);
+        assert_eq!(rows.offsets.values().as_ref(), [7, 7, 7]);
+        let column = rows.batch.column_by_name("bytes").unwrap();
+        let joined: Vec<u8> = column.as_binary::<i32>().iter().flatten().flatten().copied().collect();
+        assert_eq!(joined, bytes, "nothing is cut off");
+    }
+}

@@ -1,0 +1,155 @@
+//! The life of a service's process: telemetry, edges, admin, work, signal, drain.
+//!
+//! Every `main` is the same but for the service it runs. Live at once, ready when the work is; the first signal
+//! drains, the second stops.
+
+use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+
+use axum::Router;
+
+use crate::{
+    admin,
+    config::{Config, LoadOptions, Override},
+    edges::Edges,
+    exit::{self, Code},
+    metrics::{BuildInfo, Metrics},
+    signal,
+    tasks::{Fate, Stop, TaskGroup},
+    telemetry,
+};
+
+/// How long a drain may take before stragglers are named and left.
+pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
+
+/// A service as its process sees it.
+pub struct Service<Run> {
+    /// Its name, in logs, metrics and client ids.
+    pub name: &'static str,
+    /// Where it listens.
+    pub listen: String,
+    /// The config key that says so.
+    pub listen_key: &'static str,
+    /// Its HTTP interface beside health and metrics.
+    pub router: fn(&Config, &Edges) -> Router,
+    /// Its work, until asked to stop.
+    pub run: Run,
+}
+
+/// Runs a service until a signal or a failure.
+///
+/// # Errors
+/// What made it stop, or what could not be reached at the start.
+pub async fn serve<Run, Work>(config: Config, service: Service<Run>) -> anyhow::Result<()>
+where
+    Run: FnOnce(Config, Edges, Stop) -> Work,
+    Work: Future<Output = anyhow::Result<()>> + Send + 'static,
+{
+    let _telemetry = telemetry::start(&config.telemetry, service.name)?;
+    let metrics = Metrics::install(BuildInfo::of(service.name))?;
+    tracing::info!(service = service.name, version = env!("CARGO_PKG_VERSION"), "starting");
+    log_config(&config);
+    let group = TaskGroup::new();
+    signal::listen(group.stop())?;
+    let listener = admin::bind(&service.listen, service.listen_key).await?;
+    tracing::info!(service = service.name, address = %listener.local_addr()?, "listening");
+    let edges = Edges::open(&config, service.name, &group).await?;
+    let router = (service.router)(&config, &edges);
+    let router = router.merge(admin::router(edges.health.clone(), metrics));
+    let stop = group.stop();
+    group.spawn("http", Fate::Critical, async move { Ok(admin::serve(listener, router, stop).await?) });
+    let work = (service.run)(config, edges, group.stop());
+    group.spawn(service.name, Fate::Critical, work);
+    group.stop().stopped().await;
+    group.finish(DRAIN_WITHIN).await?;
+    tracing::info!(service = service.name, "stopped");
+    Ok(())
+}
+
+/// Says what the process runs with, secrets masked, and what in it is worth a second look.
+pub fn log_config(config: &Config) {
+    tracing::debug!(config = config.to_toml_masked(), "config");
+    for warning in config.warnings() {
+        tracing::warn!(%warning, "config");
+    }
+}
+
+/// The flags every service binary takes.
+struct Flags {
+    file: Option<PathBuf>,
+    overrides: Vec<Override>,
+    print_config: bool,
+}
+
+/// The whole of a service binary's `main`.
+pub fn main<Work>(name: &'static str, serve: impl FnOnce(Config) -> Work) -> ExitCode
+where
+    Work: Future<Output = anyhow::Result<()>>,
+{
+    let flags = match parse_flags(std::env::args().skip(1)) {
+        Ok(flags) => flags,
+        Err(text) => {
+            eprintln!("{text}\n\n{}", usage(name));
+            return ExitCode::from(Code::Usage);
+        }
+    };
+    let Some(flags) = flags else {
+        eprintln!("{}", usage(name));
+        return ExitCode::from(Code::Ok);
+    };
+    let options = LoadOptions { file: flags.file, overrides: flags.overrides, ..LoadOptions::from_process() };
+    let config = match Config::load(options) {
+        Ok(config) => config,
+        Err(faults) => {
+            eprintln!("{faults}");
+            return ExitCode::from(Code::BadConfig);
+        }
+    };
+    if flags.print_config {
+        eprintln!("{}", config.to_toml_masked());
+        return ExitCode::from(Code::Ok);
+    }
+    run_to_end(serve(config))
+}
+
+fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("error: {error}");
+            return ExitCode::from(Code::Failure);
+        }
+    };
+    let ended = runtime.block_on(work);
+    // What is still stuck on a processor must not keep the process from ending.
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    match ended {
+        Ok(()) => ExitCode::from(Code::Ok),
+        Err(error) => {
+            eprintln!("error: {}", exit::report(error.as_ref()));
+            ExitCode::from(Code::of(&error))
+        }
+    }
+}
+
+fn usage(name: &str) -> String {
+    format!(
+        "The {name} service of Tailwater.\n\nUsage: {name} [--config FILE] [--set SECTION.KEY=VALUE]... [--print-config]\n\n\
+         Examples:\n  {name} --config tailwater.toml\n  {name} --set log.kind=kafka --set log.brokers=localhost:9092"
+    )
+}
+
+/// `None` when help was asked for.
+fn parse_flags(mut arguments: impl Iterator<Item = String>) -> Result<Option<Flags>, String> {
+    let mut flags = Flags { file: None, overrides: Vec::new(), print_config: false };
+    while let Some(argument) = arguments.next() {
+        let mut value = || arguments.next().ok_or_else(|| format!("`{argument}` needs a value"));
+        match argument.as_str() {
+            "--help" | "-h" => return Ok(None),
+            "--config" => flags.file = Some(value()?.into()),
+            "--set" => flags.overrides.push(value()?.parse().map_err(|error| format!("--set: {error}"))?),
+            "--print-config" => flags.print_config = true,
+            other => return Err(format!("unknown flag `{other}`")),
+        }
+    }
+    Ok(Some(flags))
+}
