@@ -1,0 +1,328 @@
+//! One task: one branch of a view over one partition of its input.
+//!
+//! The loop reads what is at hand, runs the plan message by message (a message is a unit), writes the outcome as one
+//! stretch, and now and then makes everything durable and puts a checkpoint. State lives in `self`; a failed life is
+//! begun anew from the checkpoint.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant as Clock},
+};
+
+use arrow::{
+    array::{Int64Array, RecordBatch},
+    compute::concat_batches,
+    datatypes::SchemaRef,
+};
+use batch::{Limits, decode_batch, decode_envelope, rows_from, without_offsets};
+use delivery::{Checkpoint, Position, Totals, Verdict, Writer};
+use engine::{EngineError, RowProgram};
+use lake::Checkpoints;
+use pipeline::{Branch, ViewStage};
+use runtime::{
+    channel_writer::{ChannelWriter, ChannelWriterOptions, PortTarget, Rows, Stretch},
+    channels,
+    config::Config,
+    dead_letters::{DeadLetter, DeadLetters},
+    edges::Edges,
+    retry::TaskError,
+    supervisor::Settlements,
+    tasks::{Stop, compute},
+};
+use tokio::time::Instant;
+use topics::{Message, Reader, TopicName};
+
+use crate::metrics;
+
+/// How much is read before it is written: bounds the task's memory and the repeat after a crash.
+const READ_BYTES: usize = 4 << 20;
+
+/// A branch of a view, and the input partition it is run over.
+pub(crate) struct Assignment {
+    pub(crate) view: ViewStage,
+    pub(crate) branch: Branch,
+    pub(crate) input: TopicName,
+    pub(crate) partition: u32,
+}
+
+impl Assignment {
+    /// Names the task, its checkpoints and its writer; the incarnation keeps a changed view apart from the former.
+    fn stage(&self) -> String {
+        format!("{}.{}.{}.{}", self.view.pipeline, self.view.name, self.view.incarnation, self.branch.index)
+    }
+
+    pub(crate) fn key(&self) -> String {
+        format!("{}/{}", self.stage(), self.partition)
+    }
+
+    fn writer(&self) -> Writer {
+        Writer::new(format!("{}.{}.{}/{}", self.view.pipeline, self.view.name, self.branch.index, self.partition))
+    }
+}
+
+/// A running task.
+pub(crate) struct Worker {
+    assignment: Arc<Assignment>,
+    program: RowProgram,
+    reader: Box<dyn Reader>,
+    writer: ChannelWriter,
+    checkpoints: Checkpoints,
+    settlements: Settlements,
+    state: Checkpoint,
+    pending: Pending,
+    checkpoint_every: Duration,
+    checkpointed_at: Instant,
+}
+
+/// What has been made since the last stretch was written.
+#[derive(Default)]
+struct Pending {
+    batches: Vec<RecordBatch>,
+    offsets: Vec<i64>,
+    rejected: Vec<DeadLetter>,
+    traceparent: Option<String>,
+}
+
+impl Worker {
+    /// Goes on from the newest checkpoint, or from the beginning of the input.
+    pub(crate) async fn start(
+        config: &Config,
+        edges: &Edges,
+        settlements: Settlements,
+        assignment: Arc<Assignment>,
+    ) -> Result<Self, TaskError> {
+        let program = RowProgram::compile(&assignment.branch, &assignment.view.schema).map_err(engine_error)?;
+        let checkpoints = Checkpoints::new(&edges.lake, &assignment.stage());
+        let state = checkpoints.newest(assignment.partition).await?.unwrap_or_else(Checkpoint::start);
+        let outputs = Outputs::ensure(config, edges, &assignment).await?;
+        let writer = outputs.writer(config, edges, &assignment, &state);
+        let reader = edges.log.reader(&assignment.input, assignment.partition, state.position.offset).await?;
+        tracing::info!(task = assignment.key(), position = %state.position, "transformation task started");
+        Ok(Self {
+            program,
+            reader,
+            writer,
+            checkpoints,
+            settlements,
+            state,
+            pending: Pending::default(),
+            checkpoint_every: config.transformation.checkpoint_every.into(),
+            checkpointed_at: Instant::now(),
+            assignment,
+        })
+    }
+
+    /// Works until asked to stop, then writes what is made, makes it durable and puts a last checkpoint.
+    pub(crate) async fn run(mut self, stop: &Stop) -> Result<(), TaskError> {
+        let mut checkpointed = self.state.position;
+        loop {
+            let due = self.checkpointed_at + self.checkpoint_every;
+            tokio::select! {
+                biased;
+                () = stop.stopped() => break,
+                messages = self.reader.read(READ_BYTES) => self.take(messages?).await?,
+                () = tokio::time::sleep_until(due), if checkpointed < self.state.position => {}
+            }
+            if Instant::now() >= due && checkpointed < self.state.position {
+                self.checkpoint().await?;
+                checkpointed = self.state.position;
+            }
+        }
+        if checkpointed < self.state.position {
+            self.checkpoint().await?;
+        }
+        Ok(())
+    }
+
+    async fn take(&mut self, messages: Vec<Message>) -> Result<(), TaskError> {
+        for message in messages {
+            compute(|| self.process(&message))?;
+        }
+        if self.pending.is_empty() && !self.writer.heartbeat_due() {
+            return Ok(());
+        }
+        self.write_pending().await
+    }
+
+    /// One unit: judge it, cut it, run the plan over it.
+    fn process(&mut self, message: &Message) -> Result<(), TaskError> {
+        let envelope = decode_envelope(&message.headers).map_err(|error| self.unreadable(message, error))?;
+        let verdict = self.state.ends.accept(&envelope.origin).map_err(|gap| self.unreadable(message, gap))?;
+        if let Some(watermark) = envelope.watermark {
+            self.state.watermarks.insert(envelope.origin.writer.as_str().to_owned(), watermark);
+        }
+        match verdict {
+            Verdict::Take { from } => {
+                let whole = decode_batch(&message.payload, &Limits::default())
+                    .map_err(|error| self.unreadable(message, error))?;
+                let rows = rows_from(&whole, &envelope.origin, from);
+                self.transform(message, &rows)?;
+                if self.pending.traceparent.is_none() {
+                    self.pending.traceparent = envelope.traceparent;
+                }
+            }
+            Verdict::Repeat => ::metrics::counter!(metrics::REPEATS).increment(1),
+            Verdict::Heartbeat => {}
+        }
+        self.state.position = Position::at(message.offset + 1);
+        Ok(())
+    }
+
+    fn transform(&mut self, message: &Message, rows: &RecordBatch) -> Result<(), TaskError> {
+        if rows.num_rows() == 0 {
+            return Ok(());
+        }
+        let started = Clock::now();
+        let (input, _) = without_offsets(rows).map_err(TaskError::stop)?;
+        let (good, bad) = self.run_program(&input)?;
+        let unit = i64::try_from(message.offset).map_err(TaskError::stop)?;
+        let counts = Totals {
+            read: input.num_rows() as u64,
+            emitted: good.num_rows() as u64,
+            rejected: bad.len() as u64,
+            filtered: (input.num_rows() - bad.len() - good.num_rows()) as u64,
+            late: 0,
+        };
+        for (row, reason) in bad {
+            let letter = self.dead_letter(message, &input.slice(row, 1), row, reason);
+            self.pending.rejected.push(letter);
+        }
+        if good.num_rows() > 0 {
+            self.pending.offsets.extend(std::iter::repeat_n(unit, good.num_rows()));
+            self.pending.batches.push(good);
+        }
+        self.state.totals += counts;
+        record(&counts, started.elapsed());
+        Ok(())
+    }
+
+    /// The whole batch at once; only where a row is at fault are rows told apart, which costs more.
+    fn run_program(&self, input: &RecordBatch) -> Result<(RecordBatch, Vec<(usize, String)>), TaskError> {
+        match self.program.run(input.clone()) {
+            Ok(good) => Ok((good, Vec::new())),
+            Err(EngineError::Row { .. }) => {
+                let (good, bad, _) = self.program.run_each(input.clone()).map_err(engine_error)?;
+                Ok((good, bad))
+            }
+            Err(error) => Err(engine_error(error)),
+        }
+    }
+
+    /// The row as JSON stands for its bytes: the input of a view has no others.
+    fn dead_letter(&self, message: &Message, row: &RecordBatch, index: usize, reason: String) -> DeadLetter {
+        DeadLetter {
+            topic: self.assignment.input.as_str().to_owned(),
+            partition: self.assignment.partition,
+            offset: message.offset,
+            line: u32::try_from(index + 1).ok(),
+            column: None,
+            reason,
+            bytes: row_as_json(row).into(),
+            produced_at_ms: message.timestamp_ms,
+        }
+    }
+
+    async fn write_pending(&mut self) -> Result<(), TaskError> {
+        let stretch = self.stretch()?;
+        self.writer.write(&stretch).await
+    }
+
+    fn stretch(&mut self) -> Result<Stretch, TaskError> {
+        let pending = std::mem::take(&mut self.pending);
+        let schema: &SchemaRef = &self.assignment.view.schema;
+        let batch = match pending.batches.as_slice() {
+            [one] => one.clone(),
+            many => concat_batches(schema, many).map_err(TaskError::stop)?,
+        };
+        let rejected = DeadLetters::rows(&pending.rejected).map_err(TaskError::stop)?;
+        Ok(Stretch {
+            to: self.state.position,
+            data: Rows { batch, offsets: Int64Array::from(pending.offsets) },
+            rejected,
+            totals: self.state.totals,
+            watermark: self.state.watermarks.values().min().copied(),
+            traceparent: pending.traceparent,
+        })
+    }
+
+    /// Makes everything before the position durable, then says so.
+    async fn checkpoint(&mut self) -> Result<(), TaskError> {
+        let stretch = self.stretch()?;
+        self.writer.write(&stretch).await?;
+        self.writer.write_rejected_heartbeat(&stretch).await?;
+        self.writer.settle().await?;
+        self.state.outputs = self.writer.ends().into();
+        self.checkpoints.put(self.assignment.partition, &self.state).await?;
+        self.settlements.settle(&self.assignment.input, self.assignment.partition, self.state.position.offset);
+        self.checkpointed_at = Instant::now();
+        Ok(())
+    }
+
+    /// A channel that cannot be read on: skipping would lose rows, so the partition halts.
+    fn unreadable(&self, message: &Message, error: impl std::error::Error + Send + Sync + 'static) -> TaskError {
+        let place = format!("message {}/{}@{}", self.assignment.input, self.assignment.partition, message.offset);
+        TaskError::stop(anyhow::Error::new(error).context(place))
+    }
+}
+
+impl Pending {
+    fn is_empty(&self) -> bool {
+        self.offsets.is_empty() && self.rejected.is_empty()
+    }
+}
+
+fn engine_error(error: EngineError) -> TaskError {
+    TaskError::new(error.class(), error)
+}
+
+fn record(counts: &Totals, elapsed: Duration) {
+    ::metrics::counter!(metrics::ROWS_READ).increment(counts.read);
+    ::metrics::counter!(metrics::ROWS_EMITTED).increment(counts.emitted);
+    ::metrics::counter!(metrics::ROWS_REJECTED).increment(counts.rejected);
+    ::metrics::counter!(metrics::ROWS_FILTERED).increment(counts.filtered);
+    ::metrics::histogram!(metrics::BATCH_SECONDS).record(elapsed.as_secs_f64());
+}
+
+fn row_as_json(row: &RecordBatch) -> Vec<u8> {
+    let mut writer = arrow::json::LineDelimitedWriter::new(Vec::new());
+    match writer.write(row).and_then(|()| writer.finish()) {
+        Ok(()) => writer.into_inner(),
+        Err(error) => error.to_string().into_bytes(),
+    }
+}
+
+/// The channels a task writes to.
+struct Outputs {
+    data: PortTarget,
+    rejected: PortTarget,
+}
+
+impl Outputs {
+    /// Creates the view's channels where they are missing, with as many partitions as the input has.
+    async fn ensure(config: &Config, edges: &Edges, assignment: &Assignment) -> Result<Self, TaskError> {
+        let log = edges.log.as_ref();
+        let partitions = channels::partitions(log, &assignment.input).await?;
+        let target = async |channel: &str, schema: SchemaRef| {
+            let topic = channels::topic(channel)?;
+            let partitions = channels::ensure(log, &config.log, &topic, partitions).await?;
+            Ok::<_, TaskError>(PortTarget { topic, partition: assignment.partition % partitions, schema })
+        };
+        Ok(Self {
+            data: target(&assignment.view.channel, Arc::clone(&assignment.view.schema)).await?,
+            rejected: target(&assignment.view.rejected, pipeline::rejected_schema()).await?,
+        })
+    }
+
+    fn writer(self, config: &Config, edges: &Edges, assignment: &Assignment, state: &Checkpoint) -> ChannelWriter {
+        let options = ChannelWriterOptions {
+            writer: assignment.writer(),
+            data: self.data,
+            rejected: self.rejected,
+            compression: edges.compression,
+            max_message_bytes: config.ingestion.max_message_bytes.as_usize(),
+            bounds: assignment.view.bounds.clone(),
+            event_time: assignment.view.event_time.clone(),
+        };
+        ChannelWriter::new(edges.log.appender(), options, state)
+    }
+}

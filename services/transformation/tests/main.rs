@@ -1,0 +1,253 @@
+//! The transformation service on memory topics and a memory object store.
+#![allow(clippy::unwrap_used)]
+
+use std::{sync::Arc, time::Duration};
+
+use arrow::{
+    array::{Array as _, ArrayRef, AsArray as _, Int64Array, RecordBatch, StringArray},
+    datatypes::{DataType, Field, Int64Type, Schema, SchemaRef},
+};
+use batch::{Compression, Limits, decode_batch, decode_envelope, rows_from};
+use delivery::{Checkpoint, Ends, Position, Totals, Verdict, Writer};
+use futures::TryStreamExt as _;
+use lake::Lake;
+use runtime::{
+    catalog::{self, ApplyFile, ApplyRequest},
+    channel_writer::{ChannelWriter, ChannelWriterOptions, PortTarget, Rows, Stretch},
+    config::{Config, Override},
+    edges::Edges,
+    tasks::{Fate, TaskGroup},
+};
+use topics::{Log, TopicName, TopicSettings, memory::MemoryLog};
+
+const SQL: &str = "
+CREATE SOURCE words (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
+CREATE MATERIALIZED VIEW numbers AS
+  SELECT id, CAST(word AS BIGINT) AS number FROM words WHERE id % 2 = 0
+  UNION ALL
+  SELECT -id AS id, id * 10 AS number FROM words;
+";
+const INPUT: &str = "tailwater.channel.test.words.1";
+const OUTPUT: &str = "tailwater.channel.test.numbers.1";
+const REJECTED: &str = "tailwater.rejected.test.numbers.1";
+
+struct World {
+    log: Arc<MemoryLog>,
+    lake: Lake,
+}
+
+impl World {
+    async fn new() -> Self {
+        let world = Self { log: Arc::new(MemoryLog::new()), lake: Lake::memory() };
+        world.log.create(&topic(INPUT), &TopicSettings { partitions: 2, ..TopicSettings::default() }).await.unwrap();
+        let files = vec![ApplyFile { file: "words.sql".into(), text: SQL.into() }];
+        let request = ApplyRequest { pipeline: "test".into(), files, replace: false, drop: false, dry_run: false };
+        catalog::apply(world.log.as_ref(), &request).await.unwrap();
+        world
+    }
+
+    fn transformation(&self) -> TaskGroup {
+        let group = TaskGroup::new();
+        let log: Arc<dyn Log> = Arc::clone(&self.log) as Arc<dyn Log>;
+        let edges = Edges::new(log, self.lake.clone(), Compression::Lz4, &group);
+        group.spawn("transformation", Fate::Critical, transformation::run(config(), edges, group.stop()));
+        group
+    }
+
+    /// Writes words to an input partition; every tenth is not a number.
+    async fn write_words(&self, partition: u32, from: u64, to: u64) {
+        let target = |channel: &str, schema: SchemaRef| PortTarget { topic: topic(channel), partition, schema };
+        let options = ChannelWriterOptions {
+            writer: Writer::new(format!("test.words/{partition}")),
+            data: target(INPUT, schema()),
+            rejected: target(INPUT, pipeline::rejected_schema()),
+            compression: Compression::Lz4,
+            max_message_bytes: 900_000,
+            bounds: vec![],
+            event_time: None,
+        };
+        let mut checkpoint = Checkpoint::at(Position::at(from));
+        checkpoint.outputs.insert("data".into(), Position::at(from));
+        let mut writer = ChannelWriter::new(self.log.appender(), options, &checkpoint);
+        let numbers = || (from..to).map(|number| number as i64);
+        let words = numbers().map(|id| if id % 10 == 0 { "ten".to_owned() } else { id.to_string() });
+        let columns: Vec<ArrayRef> =
+            vec![Arc::new(Int64Array::from_iter_values(numbers())), Arc::new(StringArray::from_iter_values(words))];
+        let data = Rows {
+            batch: RecordBatch::try_new(schema(), columns).unwrap(),
+            offsets: Int64Array::from_iter_values(numbers()),
+        };
+        let totals = Totals { read: to, emitted: to, ..Totals::default() };
+        let stretch =
+            Stretch { to: Position::at(to), data, rejected: None, totals, watermark: Some(7), traceparent: None };
+        writer.write(&stretch).await.unwrap();
+        writer.settle().await.unwrap();
+    }
+
+    /// What a reader that follows the one rule takes from a channel, and the newest totals of each writer.
+    async fn read(&self, channel: &str) -> (Vec<RecordBatch>, Vec<(Writer, Totals)>) {
+        let (mut batches, mut totals) = (Vec::new(), std::collections::BTreeMap::new());
+        let Some(description) = self.log.describe(&topic(channel)).await.unwrap() else { return (batches, vec![]) };
+        for partition in 0..description.partitions {
+            let end = self.log.span(&topic(channel), partition).await.unwrap().end;
+            let mut ends = Ends::default();
+            let mut next = 0;
+            while next < end {
+                let mut reader = self.log.reader(&topic(channel), partition, next).await.unwrap();
+                for message in reader.read(1 << 20).await.unwrap() {
+                    next = message.offset + 1;
+                    let envelope = decode_envelope(&message.headers).unwrap();
+                    if let Verdict::Take { from } = ends.accept(&envelope.origin).unwrap() {
+                        let batch = decode_batch(&message.payload, &Limits::default()).unwrap();
+                        batches.push(rows_from(&batch, &envelope.origin, from));
+                        totals.insert(envelope.origin.writer, envelope.totals);
+                    }
+                }
+            }
+        }
+        (batches, totals.into_iter().collect())
+    }
+
+    async fn numbers(&self) -> Vec<(i64, i64)> {
+        let mut numbers = Vec::new();
+        for batch in self.read(OUTPUT).await.0 {
+            let (ids, values) =
+                (batch.column(0).as_primitive::<Int64Type>(), batch.column(1).as_primitive::<Int64Type>());
+            numbers.extend((0..batch.num_rows()).map(|row| (ids.value(row), values.value(row))));
+        }
+        numbers
+    }
+
+    async fn wait_for_numbers(&self, count: usize) {
+        let waited = tokio::time::timeout(Duration::from_secs(20), async {
+            while self.numbers().await.len() < count {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        });
+        assert!(waited.await.is_ok(), "{} of {count} rows came out", self.numbers().await.len());
+    }
+
+    async fn forget_checkpoints(&self) {
+        let store = self.lake.store();
+        let all: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let mut forgotten = 0;
+        for object in all.iter().filter(|object| object.location.as_ref().contains("checkpoints")) {
+            object_store::ObjectStoreExt::delete(&store, &object.location).await.unwrap();
+            forgotten += 1;
+        }
+        assert!(forgotten > 0, "there were checkpoints to forget");
+    }
+}
+
+fn topic(name: &str) -> TopicName {
+    TopicName::try_from(name.to_owned()).unwrap()
+}
+
+fn schema() -> SchemaRef {
+    Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, false), Field::new("word", DataType::Utf8, true)]))
+}
+
+fn config() -> Config {
+    let overrides = vec![Override::new("--set", "transformation.checkpoint_every", "50ms")];
+    Config::load(runtime::config::LoadOptions { overrides, ..Default::default() }).unwrap()
+}
+
+/// Both branches over ids `0..100` of two partitions that each hold half.
+fn expected() -> Vec<(i64, i64)> {
+    let parsed = (0..100).filter(|id| id % 2 == 0 && id % 10 != 0).map(|id| (id, id));
+    let mut rows: Vec<(i64, i64)> = parsed.chain((0..100).map(|id| (-id, id * 10))).collect();
+    rows.sort_unstable();
+    rows
+}
+
+async fn write_all(world: &World) {
+    for (from, to) in [(0, 20), (20, 50)] {
+        world.write_words(0, from, to).await;
+    }
+    world.cover(1, 50).await;
+    world.write_words(1, 50, 100).await;
+}
+
+impl World {
+    /// A stretch without rows from the writer's start: input that yielded nothing.
+    async fn cover(&self, partition: u32, to: u64) {
+        let target = |channel: &str, schema: SchemaRef| PortTarget { topic: topic(channel), partition, schema };
+        let options = ChannelWriterOptions {
+            writer: Writer::new(format!("test.words/{partition}")),
+            data: target(INPUT, schema()),
+            rejected: target(INPUT, pipeline::rejected_schema()),
+            compression: Compression::Lz4,
+            max_message_bytes: 900_000,
+            bounds: vec![],
+            event_time: None,
+        };
+        let mut writer = ChannelWriter::new(self.log.appender(), options, &Checkpoint::start());
+        let empty = Rows { batch: RecordBatch::new_empty(schema()), offsets: Int64Array::from(Vec::<i64>::new()) };
+        let stretch = Stretch {
+            to: Position::at(to),
+            data: empty,
+            rejected: None,
+            totals: Totals::default(),
+            watermark: None,
+            traceparent: None,
+        };
+        writer.write(&stretch).await.unwrap();
+        writer.settle().await.unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_over_a_union_gives_each_row_once_and_keeps_the_rows_it_fails_on() {
+    let world = World::new().await;
+    write_all(&world).await;
+    let service = world.transformation();
+    world.wait_for_numbers(expected().len()).await;
+    service.finish(Duration::from_secs(10)).await.unwrap();
+    let mut numbers = world.numbers().await;
+    numbers.sort_unstable();
+    assert_eq!(numbers, expected());
+
+    let (rejected, _) = world.read(REJECTED).await;
+    let bytes: Vec<String> = rejected
+        .iter()
+        .flat_map(|batch| {
+            let bytes = batch.column_by_name("bytes").unwrap().as_binary::<i32>().clone();
+            (0..bytes.len()).map(move |row| String::from_utf8(bytes.value(row).to_vec()).unwrap()).collect::<Vec<_>>()
+        })
+        .collect();
+    assert_eq!(bytes.len(), 10, "ids 0, 10, … 90 are no numbers: {bytes:?}");
+    assert!(bytes.iter().any(|row| row.trim() == r#"{"id":10,"word":"ten"}"#), "{bytes:?}");
+
+    let (_, totals) = world.read(OUTPUT).await;
+    assert_eq!(totals.len(), 4, "two branches over two partitions");
+    assert!(totals.iter().all(|(_, totals)| totals.balanced()), "{totals:?}");
+    assert_eq!(totals.iter().map(|(_, totals)| totals.read).sum::<u64>(), 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_checkpoint_repeats_rows_that_readers_cut_off() {
+    let world = World::new().await;
+    write_all(&world).await;
+    let first = world.transformation();
+    world.wait_for_numbers(expected().len()).await;
+    first.finish(Duration::from_secs(10)).await.unwrap();
+    let before = world.log.span(&topic(OUTPUT), 0).await.unwrap().end;
+    world.forget_checkpoints().await;
+    let second = world.transformation();
+    // It starts from the beginning, so the log grows by what is repeated.
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while world.log.span(&topic(OUTPUT), 0).await.unwrap().end == before {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "nothing was repeated, so nothing was tested");
+    world.write_words(0, 50, 52).await;
+    world.wait_for_numbers(expected().len() + 2).await;
+    second.finish(Duration::from_secs(10)).await.unwrap();
+    let mut numbers = world.numbers().await;
+    numbers.sort_unstable();
+    let mut expected = expected();
+    expected.extend([(-50, 500), (-51, 510)]);
+    expected.sort_unstable();
+    assert_eq!(numbers, expected);
+}
