@@ -1,0 +1,130 @@
+//! How far a table has a channel: next offsets, ends per writer, and the writers' claims, as Delta `txn` versions.
+//!
+//! Pure. The invariant: [`Progress::advances`] names exactly what moved since the last commit, each with the version
+//! the table must still have.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use delivery::{Ends, Gap, Origin, Position, Totals, Verdict, Writer};
+use lake::{Advance, app_id};
+
+/// A position or count that does not fit a Delta `txn` version.
+#[derive(Debug, thiserror::Error)]
+#[error("position {position} of writer `{writer}` does not fit a table's progress")]
+pub(crate) struct TooFar {
+    writer: Writer,
+    position: Position,
+}
+
+/// The progress of some partitions of one channel.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Progress {
+    partitions: BTreeMap<u32, PartitionProgress>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+struct PartitionProgress {
+    next_offset: u64,
+    ends: Ends,
+    /// What each writer says it has done up to its end.
+    totals: BTreeMap<Writer, Totals>,
+}
+
+impl Progress {
+    /// The progress a table's `txn` versions record.
+    pub(crate) fn read(channel: &str, partitions: &BTreeSet<u32>, txns: &BTreeMap<String, i64>) -> Self {
+        let mut progress = Self::default();
+        for &partition in partitions {
+            progress.partitions.insert(partition, PartitionProgress::read(channel, partition, txns));
+        }
+        progress
+    }
+
+    /// Where to read a partition on.
+    pub(crate) fn next_offset(&self, partition: u32) -> u64 {
+        self.partitions.get(&partition).map_or(0, |progress| progress.next_offset)
+    }
+
+    /// Judges a message by the one rule and moves on behind it.
+    pub(crate) fn accept(
+        &mut self,
+        partition: u32,
+        offset: u64,
+        origin: &Origin,
+        totals: Totals,
+    ) -> Result<Verdict, Gap> {
+        let progress = self.partitions.entry(partition).or_default();
+        let verdict = progress.ends.accept(origin)?;
+        if let Verdict::Take { .. } = verdict {
+            progress.totals.insert(origin.writer.clone(), totals);
+        }
+        progress.next_offset = offset + 1;
+        Ok(verdict)
+    }
+
+    /// What a commit must say to get from `before` to here.
+    pub(crate) fn advances(&self, channel: &str, before: &Self) -> Result<Vec<Advance>, TooFar> {
+        let (after, before) = (self.versions(channel)?, before.versions(channel)?);
+        let from = |app_id: &String| before.get(app_id).copied().unwrap_or(0);
+        let moved = after.into_iter().filter(|(app_id, to)| from(app_id) != *to);
+        Ok(moved.map(|(app_id, to)| Advance { from: from(&app_id), app_id, to }).collect())
+    }
+
+    fn versions(&self, channel: &str) -> Result<BTreeMap<String, i64>, TooFar> {
+        let mut versions = BTreeMap::new();
+        for (&partition, progress) in &self.partitions {
+            progress.write(channel, partition, &mut versions)?;
+        }
+        Ok(versions)
+    }
+}
+
+impl PartitionProgress {
+    fn read(channel: &str, partition: u32, txns: &BTreeMap<String, i64>) -> Self {
+        let count = |app_id: &str| txns.get(app_id).and_then(|&version| u64::try_from(version).ok());
+        let mut progress =
+            Self { next_offset: count(&app_id::next_offset(channel, partition)).unwrap_or(0), ..Self::default() };
+        for (writer, packed) in app_id::ends(txns, channel, partition) {
+            progress.totals.insert(writer.clone(), app_id::totals(txns, channel, partition, &writer));
+            progress.ends.set(writer, Position::unpack(packed).unwrap_or(Position::START));
+        }
+        progress
+    }
+
+    fn write(&self, channel: &str, partition: u32, versions: &mut BTreeMap<String, i64>) -> Result<(), TooFar> {
+        let too_far = |writer: &Writer, position| TooFar { writer: writer.clone(), position };
+        let offset = Position::at(self.next_offset);
+        let next = i64::try_from(self.next_offset).map_err(|_| too_far(&Writer::new(channel), offset))?;
+        versions.insert(app_id::next_offset(channel, partition), next);
+        for (writer, &end) in self.ends.iter() {
+            let packed = end.pack().ok_or_else(|| too_far(writer, end))?;
+            versions.insert(app_id::end(channel, partition, writer), packed);
+            let totals = self.totals.get(writer).copied().unwrap_or_default();
+            for (name, count) in app_id::named_totals(channel, partition, writer, &totals) {
+                versions.insert(name, i64::try_from(count).map_err(|_| too_far(writer, end))?);
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_commit_says_is_what_a_restart_reads() {
+        let origin = |from, to| Origin::new(Writer::new("w/0"), Position::at(from), Position::inside(to, 3)).unwrap();
+        let totals = Totals { read: 9, emitted: 7, rejected: 2, ..Totals::default() };
+        let before = Progress::read("c", &BTreeSet::from([4]), &BTreeMap::new());
+        let mut after = before.clone();
+        after.accept(4, 11, &origin(0, 5), totals).unwrap();
+        let advances = after.advances("c", &before).unwrap();
+        assert!(advances.iter().all(|advance| advance.from == 0), "{advances:?}");
+        let txns: BTreeMap<String, i64> = advances.into_iter().map(|advance| (advance.app_id, advance.to)).collect();
+        assert_eq!(Progress::read("c", &BTreeSet::from([4]), &txns), after);
+        assert_eq!(after.next_offset(4), 12);
+        assert!(after.advances("c", &after.clone()).unwrap().is_empty(), "what has not moved is not said");
+    }
+}

@@ -1,0 +1,69 @@
+//! Which tasks the assigned partitions make: one for each table that reads any of them.
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use futures::{FutureExt as _, future::BoxFuture};
+use pipeline::{Graph, TableStage};
+use runtime::{
+    config::Config,
+    edges::Edges,
+    retry::TaskError,
+    supervisor::{Settlements, Stage, TaskPlan},
+    tasks::Stop,
+};
+use topics::TopicName;
+
+use crate::worker::{Assignment, Worker};
+
+/// The service's part in supervision.
+pub struct StorageStage {
+    config: Arc<Config>,
+    edges: Edges,
+    settlements: Settlements,
+}
+
+impl StorageStage {
+    /// A stage over the given edges.
+    pub fn new(config: Config, edges: Edges, settlements: Settlements) -> Self {
+        Self { config: Arc::new(config), edges, settlements }
+    }
+
+    fn plan(&self, table: &TableStage, channel: TopicName, partitions: BTreeSet<u32>) -> TaskPlan {
+        let assignment = Arc::new(Assignment { table: table.clone(), channel, partitions });
+        let key = assignment.key();
+        let (config, edges, settlements) = (Arc::clone(&self.config), self.edges.clone(), self.settlements.clone());
+        let start = move |stop: Stop| {
+            let (config, edges, settlements) = (Arc::clone(&config), edges.clone(), settlements.clone());
+            let assignment = Arc::clone(&assignment);
+            async move { Worker::start(&config, &edges, settlements, assignment).await?.run(&stop).await }.boxed()
+        };
+        TaskPlan { key, start: Arc::new(start) }
+    }
+}
+
+impl Stage for StorageStage {
+    fn name(&self) -> &str {
+        "storage"
+    }
+
+    fn topics(&self, graph: &Graph) -> BTreeSet<TopicName> {
+        graph.tables.iter().filter_map(|table| TopicName::try_from(table.channel.clone()).ok()).collect()
+    }
+
+    fn tasks(&self, graph: &Arc<Graph>, assigned: &BTreeSet<(TopicName, u32)>) -> Vec<TaskPlan> {
+        let mut plans = Vec::new();
+        for table in &graph.tables {
+            let ours = assigned.iter().filter(|(topic, _)| topic.as_str() == table.channel);
+            let partitions: BTreeSet<u32> = ours.map(|(_, partition)| *partition).collect();
+            if let (false, Ok(channel)) = (partitions.is_empty(), TopicName::try_from(table.channel.clone())) {
+                plans.push(self.plan(table, channel, partitions));
+            }
+        }
+        plans
+    }
+
+    /// Channels are made by their writers.
+    fn ensure(&self, _graph: Arc<Graph>) -> BoxFuture<'static, Result<(), TaskError>> {
+        async { Ok(()) }.boxed()
+    }
+}
