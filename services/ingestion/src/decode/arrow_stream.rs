@@ -1,0 +1,225 @@
+//! Arrow IPC stream messages → rows, columns matched by name.
+//!
+//! The invariant: no value changes silently. A column is taken as it is, widened, or cast value by value; a value that
+//! does not survive its cast rejects its row, a column that can never fit rejects the message. A rejected row travels
+//! as an IPC stream of that one row, in the schema it came in.
+
+use std::sync::Arc;
+
+use arrow::{
+    array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array},
+    buffer::BooleanBuffer,
+    compute::{CastOptions, cast_with_options, filter_record_batch},
+    datatypes::{DataType, Field},
+};
+use batch::{Compression, Limits, decode_stream, encode_stream};
+use bytes::Bytes;
+use topics::Message;
+
+use super::{Decoded, Fault, Part, Shape, Verdict, guarded, too_many_rows, too_many_rows_reason};
+
+pub(super) struct ArrowDecoder {
+    shape: Shape,
+}
+
+/// A batch in the source's columns, and which of its rows are bad.
+struct Fitted {
+    columns: Vec<ArrayRef>,
+    faults: Vec<(usize, Verdict)>,
+}
+
+impl ArrowDecoder {
+    pub(super) fn new(shape: Shape) -> Self {
+        Self { shape }
+    }
+
+    pub(super) fn decode(&self, run: &[Message], output: &mut Decoded) {
+        for message in run {
+            let decoded = guarded(|| Some(self.decode_message(message)));
+            match decoded.unwrap_or_else(|| Err(Verdict::new(Fault::Unreadable, "the message cannot be parsed"))) {
+                Ok(decoded) => output.append(decoded),
+                Err(verdict) => output.reject(message, 0, None, verdict, message.payload.clone()),
+            }
+        }
+    }
+
+    fn decode_message(&self, message: &Message) -> Result<Decoded, Verdict> {
+        if message.payload.is_empty() {
+            return Err(Verdict::new(Fault::Unreadable, "the message is empty"));
+        }
+        let batches = decode_stream(&message.payload, &Limits::default())
+            .map_err(|error| Verdict::new(Fault::Unreadable, with_cause(&error)))?;
+        let rows = batches.iter().map(RecordBatch::num_rows).sum();
+        if too_many_rows(rows) {
+            return Err(Verdict::new(Fault::TooLarge, too_many_rows_reason(rows)));
+        }
+        let mut decoded = Decoded::default();
+        let mut first_row = 0;
+        for batch in &batches {
+            self.decode_batch(message, batch, first_row, &mut decoded)?;
+            first_row += batch.num_rows();
+        }
+        Ok(decoded)
+    }
+
+    fn decode_batch(
+        &self,
+        message: &Message,
+        batch: &RecordBatch,
+        first_row: usize,
+        decoded: &mut Decoded,
+    ) -> Result<(), Verdict> {
+        let Fitted { columns, faults } = self.fit(batch)?;
+        let good = good_rows(batch.num_rows(), &faults);
+        for (row, verdict) in faults {
+            let bytes = one_row(batch, row);
+            let place = first_row + row;
+            decoded.reject(message, place, u32::try_from(place + 1).ok(), verdict, bytes);
+        }
+        let rows = good.true_count();
+        if rows == 0 {
+            return Ok(());
+        }
+        let defect = |error: arrow::error::ArrowError| Verdict::new(Fault::Value, error.to_string());
+        let batch = if rows == batch.num_rows() {
+            RecordBatch::try_new(Arc::clone(&self.shape.schema), columns).map_err(defect)?
+        } else {
+            self.keep(columns, &good).map_err(defect)?
+        };
+        decoded.parts.push(Part { batch, offsets: vec![message.offset as i64; rows] });
+        Ok(())
+    }
+
+    /// The good rows only. Bad rows may hold NULLs the schema forbids, so they go before the schema is put on.
+    fn keep(&self, columns: Vec<ArrayRef>, good: &BooleanArray) -> Result<RecordBatch, arrow::error::ArrowError> {
+        let loose = |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_nullable(true));
+        let loose = arrow::datatypes::Schema::new(self.shape.schema.fields().iter().map(loose).collect::<Vec<_>>());
+        let kept = filter_record_batch(&RecordBatch::try_new(Arc::new(loose), columns)?, good)?;
+        RecordBatch::try_new(Arc::clone(&self.shape.schema), kept.columns().to_vec())
+    }
+
+    /// Brings a batch into the source's columns.
+    fn fit(&self, batch: &RecordBatch) -> Result<Fitted, Verdict> {
+        let sent = batch.schema();
+        if self.shape.reject_unknown
+            && let Some(field) =
+                sent.fields().iter().find(|field| self.shape.schema.fields().find(field.name()).is_none())
+        {
+            return Err(Verdict::unknown(field.name()));
+        }
+        let mut fitted = Fitted { columns: Vec::new(), faults: Vec::new() };
+        for field in self.shape.schema.fields() {
+            let column = match batch.column_by_name(field.name()) {
+                Some(column) => fitted.cast(field, column)?,
+                None if field.is_nullable() => new_null_array(field.data_type(), batch.num_rows()),
+                None => {
+                    let reason = format!("column `{}` is NOT NULL and the message does not have it", field.name());
+                    return Err(Verdict::of_column(Fault::Columns, field.name(), reason));
+                }
+            };
+            fitted.columns.push(column);
+        }
+        // A row is rejected once, for its first bad column.
+        fitted.faults.sort_by_key(|(row, _)| *row);
+        fitted.faults.dedup_by_key(|(row, _)| *row);
+        Ok(fitted)
+    }
+}
+
+impl Fitted {
+    fn cast(&mut self, field: &Field, sent: &ArrayRef) -> Result<ArrayRef, Verdict> {
+        let (found, expected) = (sent.data_type(), field.data_type());
+        if !castable(found, expected) {
+            let reason = format!("column `{}`: expected {expected}, found {found}", field.name());
+            return Err(Verdict::of_column(Fault::Columns, field.name(), reason));
+        }
+        let cast = if found == expected {
+            Arc::clone(sent)
+        } else {
+            let options = CastOptions { safe: true, ..CastOptions::default() };
+            cast_with_options(sent, expected, &options)
+                .map_err(|error| Verdict::of_column(Fault::Columns, field.name(), error.to_string()))?
+        };
+        self.judge_nulls(field, sent, &cast);
+        Ok(cast)
+    }
+
+    /// A safe cast makes NULL of a value that does not fit; here that is a fault of the row.
+    fn judge_nulls(&mut self, field: &Field, sent: &ArrayRef, cast: &ArrayRef) {
+        if cast.logical_null_count() == sent.logical_null_count()
+            && (field.is_nullable() || cast.logical_null_count() == 0)
+        {
+            return;
+        }
+        let (sent_nulls, cast_nulls) = (sent.logical_nulls(), cast.logical_nulls());
+        for row in 0..cast.len() {
+            if !cast_nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                continue;
+            }
+            if !sent_nulls.as_ref().is_some_and(|nulls| nulls.is_null(row)) {
+                let reason = format!("column `{}`: the value does not fit {}", field.name(), field.data_type());
+                self.faults.push((row, Verdict::of_column(Fault::Value, field.name(), reason)));
+            } else if !field.is_nullable() {
+                self.faults.push((row, Verdict::missing(field.name())));
+            }
+        }
+    }
+}
+
+/// Whether values of `found` can stand in a column of `expected`: unchanged, or checked one by one.
+fn castable(found: &DataType, expected: &DataType) -> bool {
+    use DataType::{
+        Binary, BinaryView, Boolean, Date32, Date64, Decimal128, Dictionary, FixedSizeBinary, Float16, Float32,
+        Float64, LargeBinary, LargeUtf8, List, Null, RunEndEncoded, Struct, Timestamp, Utf8, Utf8View,
+    };
+    match (found, expected) {
+        (Null, _) => true,
+        (Dictionary(_, values), _) => castable(values, expected),
+        (RunEndEncoded(_, values), _) => castable(values.data_type(), expected),
+        (Utf8 | LargeUtf8 | Utf8View, Utf8) | (Binary | LargeBinary | BinaryView | FixedSizeBinary(_), Binary) => true,
+        // Texts are read as JSON and CSV read them.
+        (Utf8 | LargeUtf8 | Utf8View, Boolean | Date32 | Decimal128(_, _) | Timestamp(_, _)) => true,
+        (Utf8 | LargeUtf8 | Utf8View, numeric) if numeric.is_numeric() => true,
+        (found, Float32 | Float64) if found.is_integer() => true,
+        (found, expected) if found.is_integer() && expected.is_integer() => true,
+        (found, Decimal128(_, _)) if found.is_integer() => true,
+        (Float16 | Float32 | Float64, Float64) | (Float16 | Float32, Float32) => true,
+        // A smaller scale would round.
+        (Decimal128(_, found), Decimal128(_, expected)) => found <= expected,
+        (Date32 | Date64, Date32) | (Timestamp(_, _) | Date32, Timestamp(_, _)) => true,
+        (List(found), List(expected)) => nested_equal(found, expected),
+        (Struct(found), Struct(expected)) => {
+            found.len() == expected.len()
+                && found.iter().zip(expected).all(|(one, other)| one.name() == other.name() && nested_equal(one, other))
+        }
+        (found, expected) => found == expected,
+    }
+}
+
+/// Inside lists and structs nothing is checked value by value, so only what cannot fail is taken.
+fn nested_equal(found: &Field, expected: &Field) -> bool {
+    let same = match (found.data_type(), expected.data_type()) {
+        (DataType::List(found), DataType::List(expected)) => nested_equal(found, expected),
+        (found @ DataType::Struct(_), expected @ DataType::Struct(_)) => castable(found, expected),
+        (found, expected) => found == expected,
+    };
+    same && (expected.is_nullable() || !found.is_nullable())
+}
+
+fn good_rows(rows: usize, faults: &[(usize, Verdict)]) -> BooleanArray {
+    let mut faults = faults.iter().map(|(row, _)| *row).peekable();
+    let good = BooleanBuffer::collect_bool(rows, |row| faults.next_if_eq(&row).is_none());
+    BooleanArray::new(good, None)
+}
+
+/// One row as a stream of its own, so that it can be sent again as it was.
+fn one_row(batch: &RecordBatch, row: usize) -> Bytes {
+    encode_stream(&batch.slice(row, 1), Compression::None).unwrap_or_default()
+}
+
+fn with_cause(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {cause}"),
+        None => error.to_string(),
+    }
+}

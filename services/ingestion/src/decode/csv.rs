@@ -1,0 +1,485 @@
+//! CSV messages → rows, through arrow-csv.
+//!
+//! The invariant: a message never lends bytes to the next. A message whose last quote is open, or that is not UTF-8,
+//! does not reach arrow-csv in a run: there it would take the following message's bytes, or make texts that are not
+//! texts. An empty field is NULL, in every type.
+//!
+//! [`Records`] walks records exactly as arrow-csv's own parser does; HTTP uses it to cut bodies between rows.
+
+use std::{ops::Range, sync::Arc};
+
+use arrow::{
+    array::{ArrayRef, RecordBatch, new_null_array},
+    csv::{ReaderBuilder, reader::Decoder as RecordDecoder},
+    datatypes::{DataType, Field, Schema, SchemaRef},
+};
+use bytes::Bytes;
+use topics::Message;
+
+use super::{
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, guarded, too_many_rows,
+    too_many_rows_reason, with_zone,
+};
+
+const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+pub(super) struct CsvDecoder {
+    shape: Shape,
+    /// The layout of the last header seen: a source's messages mostly share one.
+    known: Option<(Bytes, Arc<Layout>)>,
+    /// The layout without a header: the declared columns in order.
+    declared: Result<Arc<Layout>, Verdict>,
+    wide: Option<(Arc<Layout>, RecordDecoder)>,
+}
+
+/// How a message's fields become the source's columns.
+struct Layout {
+    /// Every field of a record, in order; unknown ones as text.
+    fields: SchemaRef,
+    /// The fields that are declared columns.
+    projection: Vec<usize>,
+    /// For each declared column, its place in `projection`; `None` where the message has no such field.
+    columns: Vec<Option<usize>>,
+    schema: SchemaRef,
+    delimiter: u8,
+}
+
+/// A stretch of a message that holds whole records, and how to read it.
+struct Body<'a> {
+    message: &'a Message,
+    bytes: Range<usize>,
+    layout: Arc<Layout>,
+}
+
+impl CsvDecoder {
+    pub(super) fn new(shape: Shape) -> Self {
+        let names: Vec<_> = shape.schema.fields().iter().map(|field| field.name().as_str()).collect();
+        let declared = Layout::new(&shape, &names).map(Arc::new);
+        Self { shape, known: None, declared, wide: None }
+    }
+
+    pub(super) fn decode(&mut self, run: &[Message], header: bool, output: &mut Decoded) {
+        let mut bodies: Vec<Body<'_>> = Vec::with_capacity(run.len());
+        for message in run {
+            match self.body(message, header) {
+                Ok(body) => bodies.push(body),
+                Err(verdict) => {
+                    // What came before goes first: rejected rows stay in input order.
+                    self.decode_bodies(&std::mem::take(&mut bodies), output);
+                    output.reject(message, 0, None, verdict, message.payload.clone());
+                }
+            }
+        }
+        self.decode_bodies(&bodies, output);
+    }
+
+    /// Decodes neighbours of one layout together.
+    fn decode_bodies(&mut self, bodies: &[Body<'_>], output: &mut Decoded) {
+        for group in bodies.chunk_by(|one, next| Arc::ptr_eq(&one.layout, &next.layout)) {
+            if !self.attempt_wide(group, output) {
+                decode_narrowly(group, output);
+            }
+        }
+    }
+
+    fn attempt_wide(&mut self, group: &[Body<'_>], output: &mut Decoded) -> bool {
+        let Some(layout) = group.first().map(|body| &body.layout) else { return true };
+        let kept = self.wide.take().filter(|(of, _)| Arc::ptr_eq(of, layout)).map(|(_, decoder)| decoder);
+        let decoder = kept.or_else(|| layout.decoder(WIDE_ROWS));
+        let Some((decoder, decoded)) = attempt(decoder, WIDE_ROWS, group) else { return false };
+        self.wide = Some((Arc::clone(layout), decoder));
+        output.append(decoded);
+        true
+    }
+
+    /// Finds the rows of a message and how to read them.
+    fn body<'a>(&mut self, message: &'a Message, header: bool) -> Result<Body<'a>, Verdict> {
+        let payload = &message.payload;
+        if payload.trim_ascii().is_empty() {
+            return Err(Verdict::new(Fault::Unreadable, "the message is empty"));
+        }
+        if !self.shape.delimiter.is_ascii() {
+            return Err(Verdict::new(Fault::Unreadable, "the source's delimiter is not an ASCII character"));
+        }
+        let start = if payload.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        if !header {
+            let layout = self.declared.clone()?;
+            return Ok(Body { message, bytes: start..payload.len(), layout });
+        }
+        let Some(record) = Records::new(payload, start, self.shape.delimiter).next() else {
+            return Err(Verdict::new(Fault::Columns, "the message has no header line"));
+        };
+        let layout = self.layout_of(&payload[record.bytes.clone()])?;
+        Ok(Body { message, bytes: record.bytes.end..payload.len(), layout })
+    }
+
+    fn layout_of(&mut self, header: &[u8]) -> Result<Arc<Layout>, Verdict> {
+        if let Some((known, layout)) = &self.known
+            && known == header
+        {
+            return Ok(Arc::clone(layout));
+        }
+        let names = std::str::from_utf8(header).ok().and_then(|_| fields_of(header, self.shape.delimiter));
+        let names = names.ok_or_else(|| Verdict::new(Fault::Unreadable, "the header line is not readable"))?;
+        let names: Vec<_> = names.iter().map(|name| name.trim()).collect();
+        let layout = Arc::new(Layout::new(&self.shape, &names)?);
+        // A copy: the header must not keep its whole message alive.
+        self.known = Some((Bytes::copy_from_slice(header), Arc::clone(&layout)));
+        Ok(layout)
+    }
+}
+
+impl Layout {
+    fn new(shape: &Shape, names: &[&str]) -> Result<Self, Verdict> {
+        let mut fields: Vec<Arc<Field>> = Vec::with_capacity(names.len());
+        let mut projection = Vec::new();
+        let mut columns = vec![None; shape.schema.fields().len()];
+        for (place, &name) in names.iter().enumerate() {
+            let Some((column, field)) = shape.reading.fields().find(name) else {
+                if shape.reject_unknown {
+                    return Err(Verdict::unknown(name));
+                }
+                fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
+                continue;
+            };
+            if columns[column].is_some() {
+                let reason = format!("the header names column `{name}` twice");
+                return Err(Verdict::of_column(Fault::Columns, name, reason));
+            }
+            columns[column] = Some(projection.len());
+            projection.push(place);
+            fields.push(Arc::clone(field));
+        }
+        let fields = Arc::new(Schema::new(fields));
+        let schema = Arc::clone(&shape.schema);
+        let layout = Self { fields, projection, columns, schema, delimiter: shape.delimiter };
+        layout.check().map(|()| layout)
+    }
+
+    /// Every declared column can be had: read from text, or left NULL.
+    fn check(&self) -> Result<(), Verdict> {
+        for (field, place) in self.schema.fields().iter().zip(&self.columns) {
+            let name = field.name();
+            if place.is_none() && !field.is_nullable() {
+                let reason = format!("column `{name}` is NOT NULL and the header does not name it");
+                return Err(Verdict::of_column(Fault::Columns, name, reason));
+            }
+            if place.is_some() && !readable_from_text(field.data_type()) {
+                let data_type = field.data_type();
+                let reason = format!("column `{name}` of type {data_type} cannot be read from CSV; send JSON or Arrow");
+                return Err(Verdict::of_column(Fault::Columns, name, reason));
+            }
+        }
+        Ok(())
+    }
+
+    fn decoder(&self, rows: usize) -> Option<RecordDecoder> {
+        let mut decoder = ReaderBuilder::new(Arc::clone(&self.fields))
+            .with_delimiter(self.delimiter)
+            .with_batch_size(rows)
+            .with_projection(self.projection.clone())
+            .build_decoder();
+        // The parser drops a byte order mark from the first bytes it sees; messages must not differ by being first.
+        decoder.decode(b"\n").ok()?;
+        Some(decoder)
+    }
+
+    /// The projected fields in the order of the declared columns, with NULLs where there is no field.
+    fn arrange(&self, projected: &RecordBatch) -> Option<RecordBatch> {
+        let column = |(field, place): (&Arc<Field>, &Option<usize>)| -> ArrayRef {
+            match place {
+                Some(place) => with_zone(projected.column(*place), field.data_type()),
+                None => new_null_array(field.data_type(), projected.num_rows()),
+            }
+        };
+        let columns = self.schema.fields().iter().zip(&self.columns).map(column).collect();
+        RecordBatch::try_new(Arc::clone(&self.schema), columns).ok()
+    }
+
+    /// Says why a record is bad.
+    fn judge(&self, record: &[u8]) -> Verdict {
+        if std::str::from_utf8(record).is_err() {
+            return Verdict::new(Fault::Unreadable, "the row is not valid UTF-8");
+        }
+        let Some(values) = fields_of(record, self.delimiter) else {
+            return Verdict::new(Fault::Syntax, "the row is not readable as CSV");
+        };
+        let (found, expected) = (values.len(), self.fields.fields().len());
+        if found != expected {
+            return Verdict::new(Fault::Columns, format!("expected {expected} fields, found {found}"));
+        }
+        for &place in &self.projection {
+            let (field, value) = (self.fields.field(place), &values[place]);
+            if value.is_empty() && !field.is_nullable() {
+                return Verdict::missing(field.name());
+            }
+            if self.column_fails(place, record) {
+                let reason = format!("column `{}`: cannot read `{value}` as {}", field.name(), field.data_type());
+                return Verdict::of_column(Fault::Value, field.name(), reason);
+            }
+        }
+        Verdict::new(Fault::Value, "the row cannot be decoded")
+    }
+
+    fn column_fails(&self, place: usize, record: &[u8]) -> bool {
+        let builder = ReaderBuilder::new(Arc::clone(&self.fields)).with_delimiter(self.delimiter).with_batch_size(1);
+        let mut decoder = builder.with_projection(vec![place]).build_decoder();
+        let decoded = guarded(|| {
+            decoder.decode(record).ok()?;
+            decoder.decode(b"\n").ok()?;
+            decoder.flush().ok()?
+        });
+        decoded.is_none()
+    }
+}
+
+fn readable_from_text(data_type: &DataType) -> bool {
+    matches!(
+        data_type,
+        DataType::Boolean
+            | DataType::Int8
+            | DataType::Int16
+            | DataType::Int32
+            | DataType::Int64
+            | DataType::Float32
+            | DataType::Float64
+            | DataType::Decimal128(_, _)
+            | DataType::Utf8
+            | DataType::Date32
+            | DataType::Timestamp(_, _)
+    )
+}
+
+/// Decodes messages of one layout in small groups, then one by one, then record by record.
+fn decode_narrowly(group: &[Body<'_>], output: &mut Decoded) {
+    for few in group.chunks(NARROW_ROWS) {
+        if few.len() < group.len() && attempt_narrow(few, output) {
+            continue;
+        }
+        for body in few {
+            if group.len() == 1 || !attempt_narrow(std::slice::from_ref(body), output) {
+                decode_records(body, output);
+            }
+        }
+    }
+}
+
+fn attempt_narrow(group: &[Body<'_>], output: &mut Decoded) -> bool {
+    let Some(layout) = group.first().map(|body| &body.layout) else { return true };
+    let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), NARROW_ROWS, group) else { return false };
+    output.append(decoded);
+    true
+}
+
+/// Decodes messages of one layout as one; `None` on any fault.
+fn attempt(decoder: Option<RecordDecoder>, rows: usize, group: &[Body<'_>]) -> Option<(RecordDecoder, Decoded)> {
+    let layout = Arc::clone(&group.first()?.layout);
+    guarded(|| {
+        let decoded = Decoded::default();
+        let mut feeder =
+            Feeder { decoder: decoder?, layout, max_rows: rows, offsets: Vec::new(), flushed_rows: 0, decoded };
+        group.iter().all(|body| feeder.feed_body(body)).then_some(())?;
+        feeder.finish()
+    })
+}
+
+/// The slow path: one message, record by record.
+fn decode_records(body: &Body<'_>, output: &mut Decoded) {
+    let message = body.message;
+    let records: Vec<_> = Records::new(&message.payload, body.bytes.start, body.layout.delimiter).collect();
+    if too_many_rows(records.len()) {
+        output.reject_message(message, Fault::TooLarge, too_many_rows_reason(records.len()));
+        return;
+    }
+    let mut line = LineCounter::new(&message.payload);
+    for (index, group) in records.chunks(NARROW_ROWS).enumerate() {
+        let bodies: Vec<_> = group.iter().map(|record| body.part(record)).collect();
+        if group.iter().all(|record| record.closed) && attempt_narrow(&bodies, output) {
+            continue;
+        }
+        for (place, (record, alone)) in group.iter().zip(&bodies).enumerate() {
+            if record.closed && attempt_narrow(std::slice::from_ref(alone), output) {
+                continue;
+            }
+            let row = index * NARROW_ROWS + place;
+            let bytes = message.payload.slice(record.bytes.clone());
+            let verdict = match record.closed {
+                true => body.layout.judge(&bytes),
+                false => Verdict::new(Fault::Syntax, "a quote is opened and never closed"),
+            };
+            output.reject(message, row, Some(line.at(record.bytes.start)), verdict, bytes);
+        }
+    }
+}
+
+impl<'a> Body<'a> {
+    fn part(&self, record: &Record) -> Body<'a> {
+        Body { message: self.message, bytes: record.bytes.clone(), layout: Arc::clone(&self.layout) }
+    }
+}
+
+/// Counts lines once, however many places are asked for in order.
+struct LineCounter<'a> {
+    payload: &'a [u8],
+    counted: usize,
+    line: u32,
+}
+
+impl<'a> LineCounter<'a> {
+    fn new(payload: &'a [u8]) -> Self {
+        Self { payload, counted: 0, line: 1 }
+    }
+
+    fn at(&mut self, place: usize) -> u32 {
+        self.line += self.payload[self.counted..place].iter().map(|&byte| u32::from(byte == b'\n')).sum::<u32>();
+        self.counted = place;
+        self.line
+    }
+}
+
+/// Feeds messages to a decoder and keeps account of which rows came from where.
+struct Feeder {
+    decoder: RecordDecoder,
+    layout: Arc<Layout>,
+    max_rows: usize,
+    /// One offset for each row in the decoder that is accounted for.
+    offsets: Vec<i64>,
+    flushed_rows: usize,
+    decoded: Decoded,
+}
+
+impl Feeder {
+    fn waiting_rows(&self) -> usize {
+        self.max_rows - self.decoder.capacity()
+    }
+
+    fn feed_body(&mut self, body: &Body<'_>) -> bool {
+        let bytes = &body.message.payload[body.bytes.clone()];
+        let before = self.flushed_rows + self.waiting_rows();
+        if !self_contained(bytes, self.layout.delimiter) || self.feed(bytes, body.message.offset).is_none() {
+            return false;
+        }
+        if !bytes.ends_with(b"\n") && self.feed(b"\n", body.message.offset).is_none() {
+            return false;
+        }
+        self.offsets.resize(self.waiting_rows(), body.message.offset as i64);
+        !too_many_rows(self.flushed_rows + self.waiting_rows() - before)
+            && (self.waiting_rows() < BATCH_ROWS || self.flush().is_some())
+    }
+
+    /// Feeds all of `bytes`, building a batch whenever the decoder is full.
+    fn feed(&mut self, mut bytes: &[u8], offset: u64) -> Option<()> {
+        while !bytes.is_empty() {
+            if self.decoder.capacity() == 0 {
+                self.offsets.resize(self.waiting_rows(), offset as i64);
+                self.flush()?;
+            }
+            let taken = self.decoder.decode(bytes).ok().filter(|&taken| taken > 0)?;
+            bytes = &bytes[taken..];
+        }
+        Some(())
+    }
+
+    fn flush(&mut self) -> Option<()> {
+        let Some(projected) = self.decoder.flush().ok()? else { return Some(()) };
+        let batch = self.layout.arrange(&projected)?;
+        self.flushed_rows += batch.num_rows();
+        self.decoded.parts.push(Part { batch, offsets: std::mem::take(&mut self.offsets) });
+        Some(())
+    }
+
+    fn finish(mut self) -> Option<(RecordDecoder, Decoded)> {
+        self.flush()?;
+        Some((self.decoder, self.decoded))
+    }
+}
+
+/// Whether the bytes are text whose records all end within them. Without quotes, every line break ends a record.
+fn self_contained(bytes: &[u8], delimiter: u8) -> bool {
+    std::str::from_utf8(bytes).is_ok()
+        && (!bytes.contains(&b'"') || Records::new(bytes, 0, delimiter).all(|record| record.closed))
+}
+
+/// The values of one record, unquoted; `None` if it is not exactly one record of text.
+fn fields_of(record: &[u8], delimiter: u8) -> Option<Vec<String>> {
+    let mut reader = csv::ReaderBuilder::new()
+        .has_headers(false)
+        .flexible(true)
+        .delimiter(delimiter)
+        .buffer_capacity(record.len().clamp(64, 8192))
+        .from_reader(record);
+    let fields = reader.records().next()?.ok()?;
+    Some(fields.iter().map(str::to_owned).collect())
+}
+
+/// One record of a CSV text.
+pub(crate) struct Record {
+    /// Its bytes, with the line break that ends it.
+    pub(crate) bytes: Range<usize>,
+    /// Whether all its quotes are closed.
+    pub(crate) closed: bool,
+}
+
+/// Walks the records of a CSV text; blank lines are no records.
+///
+/// After a quote that never closes, only the line it stands on is lost: the rest is walked line by line, so that no
+/// text costs more than two passes.
+pub(crate) struct Records<'a> {
+    bytes: &'a [u8],
+    at: usize,
+    delimiter: u8,
+    line_by_line: bool,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    FieldStart,
+    Bare,
+    Quoted,
+    QuoteInQuoted,
+}
+
+impl<'a> Records<'a> {
+    pub(crate) fn new(bytes: &'a [u8], at: usize, delimiter: u8) -> Self {
+        Self { bytes, at, delimiter, line_by_line: false }
+    }
+
+    /// Where the record at `start` ends, and whether its quotes are closed there.
+    fn record_end(&self, start: usize) -> (usize, bool) {
+        let mut state = State::FieldStart;
+        for (place, &byte) in self.bytes.iter().enumerate().skip(start) {
+            let line_break = byte == b'\n' || byte == b'\r';
+            if line_break && (state != State::Quoted || self.line_by_line) {
+                return (place + 1, state != State::Quoted);
+            }
+            state = match (state, byte) {
+                (State::Quoted, b'"') => State::QuoteInQuoted,
+                (State::Quoted, _) => State::Quoted,
+                (State::QuoteInQuoted | State::FieldStart, b'"') => State::Quoted,
+                (_, byte) if byte == self.delimiter => State::FieldStart,
+                _ => State::Bare,
+            };
+        }
+        (self.bytes.len(), state != State::Quoted)
+    }
+}
+
+impl Iterator for Records<'_> {
+    type Item = Record;
+
+    fn next(&mut self) -> Option<Record> {
+        let blanks = self.bytes.get(self.at..)?.iter().take_while(|&&byte| byte == b'\n' || byte == b'\r').count();
+        let start = self.at + blanks;
+        if start >= self.bytes.len() {
+            return None;
+        }
+        let (mut end, mut closed) = self.record_end(start);
+        if !closed && !self.line_by_line {
+            self.line_by_line = true;
+            (end, _) = self.record_end(start);
+            closed = false;
+        }
+        self.at = end;
+        Some(Record { bytes: start..end, closed })
+    }
+}

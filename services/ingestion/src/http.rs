@@ -1,0 +1,440 @@
+//! The HTTP door: events in, and the catalog.
+//!
+//! `POST /v1/ingest/{pipeline}/{source}` appends a body, as it came, to the source's topic; the answer is sent when
+//! every part is durable. Rows are judged behind the topic, so a 200 says that the bytes are safe, not that they are
+//! good: bad rows show up in the table `<source>_rejected`. A 503 leaves open whether parts of the body are in the
+//! topic; sending it again may then double them.
+//!
+//! Deliberately absent: login, and keys that make a repeated request harmless.
+
+mod body;
+mod parts;
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use axum::{
+    Json, Router,
+    body::Body,
+    extract::{DefaultBodyLimit, Path, State, rejection::JsonRejection},
+    http::{HeaderMap, HeaderName, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::{get, post},
+};
+use bytes::Bytes;
+use delivery::ErrorClass;
+use futures::{FutureExt as _, future::BoxFuture};
+use pipeline::{Format, SourceStage};
+use runtime::{
+    catalog::{self, ApplyAnswer, ApplyError, ApplyRequest, CatalogReceiver},
+    config::IngestionConfig,
+};
+use serde::Serialize;
+use tokio::sync::Mutex;
+use topics::{Description, Log, NewMessage, TopicError, TopicName};
+
+use self::{
+    body::{BodyError, BodyLimits, Budget, Packing},
+    parts::{PartError, Parts, split},
+};
+use crate::{
+    decode::{CONTENT_TYPE, Encoding},
+    metrics,
+    worker::TRACEPARENT,
+};
+
+/// How long a topic's number of partitions is believed.
+const PARTITIONS_FRESH_FOR: Duration = Duration::from_secs(10);
+/// A catalog change is a few files of SQL.
+const MAX_APPLY_BYTES: usize = 16 << 20;
+
+/// Changes the catalog.
+pub type Apply = Arc<dyn Fn(ApplyRequest) -> BoxFuture<'static, Result<ApplyAnswer, ApplyError>> + Send + Sync>;
+
+/// What requests share.
+pub struct Door {
+    log: Arc<dyn Log>,
+    catalog: CatalogReceiver,
+    apply: Apply,
+    limits: BodyLimits,
+    budget: Budget,
+    partitions: Mutex<BTreeMap<TopicName, (Instant, u32)>>,
+    next_partition: AtomicU32,
+}
+
+impl Door {
+    /// A door to the topics of `log`. Catalog changes go through [`runtime::catalog::apply`].
+    pub fn new(log: Arc<dyn Log>, catalog: CatalogReceiver, config: &IngestionConfig) -> Self {
+        let catalog_log = Arc::clone(&log);
+        let apply: Apply = Arc::new(move |request| {
+            let log = Arc::clone(&catalog_log);
+            async move { catalog::apply(log.as_ref(), &request).await }.boxed()
+        });
+        Self::with_apply(log, catalog, config, apply)
+    }
+
+    /// A door with another way to change the catalog.
+    pub fn with_apply(log: Arc<dyn Log>, catalog: CatalogReceiver, config: &IngestionConfig, apply: Apply) -> Self {
+        let limits = BodyLimits {
+            max_body_bytes: config.max_body_bytes.as_usize(),
+            max_decompressed_bytes: config.max_decompressed_bytes.as_usize(),
+        };
+        Self {
+            log,
+            catalog,
+            apply,
+            limits,
+            budget: Budget::new(config.memory.as_usize()),
+            partitions: Mutex::default(),
+            next_partition: AtomicU32::new(0),
+        }
+    }
+}
+
+/// The routes of ingestion, to serve alone or to merge into another router.
+pub fn router(door: Arc<Door>) -> Router {
+    Router::new()
+        .route("/v1/ingest/{pipeline}/{source}", post(ingest))
+        .route("/v1/sources", get(sources))
+        .route("/v1/catalog", post(change_catalog).layer(DefaultBodyLimit::max(MAX_APPLY_BYTES)))
+        .with_state(door)
+}
+
+/// An error as a client sees it.
+#[derive(Debug)]
+struct Refusal {
+    status: StatusCode,
+    error: String,
+    hint: String,
+    plan: Option<String>,
+}
+
+#[derive(Serialize)]
+struct RefusalBody<'a> {
+    error: &'a str,
+    hint: &'a str,
+    /// Whether the same request may succeed later.
+    retry: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    plan: Option<&'a str>,
+}
+
+impl Refusal {
+    fn new(status: StatusCode, error: impl ToString, hint: impl Into<String>) -> Self {
+        Self { status, error: error.to_string(), hint: hint.into(), plan: None }
+    }
+
+    fn not_found(error: String, hint: String) -> Self {
+        Self::new(StatusCode::NOT_FOUND, error, hint)
+    }
+
+    fn bad(error: impl ToString, hint: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, error, hint)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        let retry =
+            matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT) && self.plan.is_none();
+        let body = RefusalBody { error: &self.error, hint: &self.hint, retry, plan: self.plan.as_deref() };
+        (self.status, Json(body)).into_response()
+    }
+}
+
+#[derive(Serialize)]
+struct Ingested {
+    parts: Vec<PartPlace>,
+    /// Of the body, unpacked.
+    bytes: usize,
+}
+
+#[derive(Serialize)]
+struct PartPlace {
+    topic: String,
+    partition: u32,
+    offset: u64,
+}
+
+async fn ingest(
+    State(door): State<Arc<Door>>,
+    Path((pipeline, source)): Path<(String, String)>,
+    headers: HeaderMap,
+    body: Body,
+) -> Response {
+    let started = Instant::now();
+    let outcome = door.ingest(&pipeline, &source, &headers, body).await;
+    let status = outcome.as_ref().map_or_else(|refusal| refusal.status, |_| StatusCode::OK);
+    metrics::count_request(status.as_u16(), outcome.as_ref().map_or(0, |ingested| ingested.bytes), started.elapsed());
+    match outcome {
+        Ok(ingested) => Json(ingested).into_response(),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+impl Door {
+    async fn ingest(&self, pipeline: &str, source: &str, headers: &HeaderMap, body: Body) -> Result<Ingested, Refusal> {
+        let source = self.find(pipeline, source)?;
+        let encoding = encoding_of(headers, &source)?;
+        let packing = packing_of(headers)?;
+        let announced = text_of(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
+        let (body, reservation) = body::read(body, announced, packing, self.limits, &self.budget).await?;
+        let parts = runtime::tasks::compute(|| split(&body, encoding, source.spec.options.csv_delimiter))?;
+        let ingested = Ingested { parts: self.append(&source, parts, headers).await?, bytes: body.len() };
+        drop(reservation);
+        Ok(ingested)
+    }
+
+    fn find(&self, pipeline: &str, name: &str) -> Result<SourceStage, Refusal> {
+        let graph = Arc::clone(&self.catalog.borrow().graph);
+        let found = graph.sources.iter().find(|source| source.pipeline == pipeline && source.name == name);
+        found.cloned().ok_or_else(|| self.unknown(pipeline, name))
+    }
+
+    /// Says what there is that looks like what was asked for.
+    fn unknown(&self, pipeline: &str, name: &str) -> Refusal {
+        let view = self.catalog.borrow();
+        let pipelines: Vec<&str> = view.catalog.pipelines().into_iter().collect();
+        if !pipelines.contains(&pipeline) {
+            return Refusal::not_found(format!("there is no pipeline `{pipeline}`"), did_you_mean(pipeline, pipelines));
+        }
+        let sources = view.graph.sources.iter().filter(|source| source.pipeline == pipeline);
+        let hint = did_you_mean(name, sources.map(|source| source.name.as_str()).collect());
+        Refusal::not_found(format!("pipeline `{pipeline}` has no source `{name}`"), hint)
+    }
+
+    /// Appends all parts, then waits for all of them.
+    async fn append(&self, source: &SourceStage, parts: Parts, headers: &HeaderMap) -> Result<Vec<PartPlace>, Refusal> {
+        let topic = TopicName::try_from(source.topic.clone())
+            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error, "rename the source"))?;
+        let partitions = self.partitions_of(&topic).await?;
+        let mut message_headers = vec![(CONTENT_TYPE.to_owned(), Bytes::from_static(parts.content_type.as_bytes()))];
+        if let Some(trace) = headers.get(TRACEPARENT).filter(|trace| trace.len() <= 128) {
+            message_headers.push((TRACEPARENT.to_owned(), Bytes::copy_from_slice(trace.as_bytes())));
+        }
+        let appender = self.log.appender();
+        let mut receipts = Vec::with_capacity(parts.payloads.len());
+        for payload in parts.payloads {
+            let partition = self.next_partition.fetch_add(1, Ordering::Relaxed) % partitions;
+            let message = NewMessage { payload, headers: message_headers.clone(), ..NewMessage::default() };
+            receipts.push((partition, appender.append(&topic, partition, message).await?));
+        }
+        let mut places = Vec::with_capacity(receipts.len());
+        for (partition, receipt) in receipts {
+            places.push(PartPlace { topic: source.topic.clone(), partition, offset: receipt.await? });
+        }
+        Ok(places)
+    }
+
+    async fn partitions_of(&self, topic: &TopicName) -> Result<u32, Refusal> {
+        if let Some((asked, partitions)) = self.partitions.lock().await.get(topic)
+            && asked.elapsed() < PARTITIONS_FRESH_FOR
+        {
+            return Ok(*partitions);
+        }
+        let Some(description) = self.description_of(topic).await? else {
+            let hint = "it is created soon after its source; if not, see log.create_missing_topics";
+            return Err(Refusal::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                format!("topic `{topic}` does not exist yet"),
+                hint,
+            ));
+        };
+        let partitions = description.partitions.max(1);
+        self.partitions.lock().await.insert(topic.clone(), (Instant::now(), partitions));
+        Ok(partitions)
+    }
+
+    /// A source that was applied a moment ago has its topic a moment later: worth waiting for.
+    async fn description_of(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {
+        let deadline = Instant::now() + TOPIC_WITHIN;
+        loop {
+            let description = self.log.describe(topic).await?;
+            if description.is_some() || Instant::now() >= deadline {
+                return Ok(description);
+            }
+            tokio::time::sleep(TOPIC_POLL).await;
+        }
+    }
+}
+
+/// How long a request waits for its source's topic to be created.
+const TOPIC_WITHIN: Duration = Duration::from_secs(5);
+/// How often it looks.
+const TOPIC_POLL: Duration = Duration::from_millis(50);
+
+/// At most this many names are listed where none is near.
+const MAX_LISTED: usize = 10;
+
+fn did_you_mean(wanted: &str, mut names: Vec<&str>) -> String {
+    let near = names.iter().map(|name| (strsim::damerau_levenshtein(wanted, name), *name)).min();
+    names.sort_unstable();
+    match near {
+        None => "there are none yet; apply a pipeline first".to_owned(),
+        Some((slips, name)) if slips <= 1 + wanted.chars().count() / 3 => format!("did you mean `{name}`?"),
+        Some(_) => {
+            let more = if names.len() > MAX_LISTED { ", …" } else { "" };
+            names.truncate(MAX_LISTED);
+            format!("there is: {}{more}", names.join(", "))
+        }
+    }
+}
+
+fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
+    headers.get(name)?.to_str().ok()
+}
+
+/// A body without a content type is of the source's own format.
+fn encoding_of(headers: &HeaderMap, source: &SourceStage) -> Result<Encoding, Refusal> {
+    let csv_header = source.spec.options.csv_header;
+    let Some(content_type) = headers.get(header::CONTENT_TYPE) else {
+        return Ok(match source.spec.format {
+            Format::Json => Encoding::Json { lines: false },
+            Format::Csv => Encoding::Csv { header: csv_header },
+            Format::Arrow => Encoding::Arrow,
+        });
+    };
+    let known = content_type.to_str().ok().and_then(|text| Encoding::from_content_type(text, csv_header));
+    known.ok_or_else(|| {
+        let found = String::from_utf8_lossy(content_type.as_bytes()).into_owned();
+        let hint = "send content-type: application/json, application/x-ndjson, text/csv; header=present, or \
+                    application/vnd.apache.arrow.stream";
+        Refusal::bad(format!("content type `{found}` is not one that can be read"), hint)
+    })
+}
+
+fn packing_of(headers: &HeaderMap) -> Result<Packing, Refusal> {
+    let Some(name) = headers.get(header::CONTENT_ENCODING) else { return Ok(Packing::Identity) };
+    name.to_str().ok().and_then(Packing::from_name).ok_or_else(|| {
+        let found = String::from_utf8_lossy(name.as_bytes()).into_owned();
+        Refusal::bad(format!("content encoding `{found}` is not one that can be read"), "send gzip, zstd or none")
+    })
+}
+
+#[derive(Serialize)]
+struct SourceEntry {
+    pipeline: String,
+    name: String,
+    incarnation: u64,
+    topic: String,
+    landing: bool,
+    format: &'static str,
+    columns: Vec<ColumnEntry>,
+    ingest: String,
+}
+
+#[derive(Serialize)]
+struct ColumnEntry {
+    name: String,
+    r#type: String,
+    nullable: bool,
+}
+
+async fn sources(State(door): State<Arc<Door>>) -> Json<Vec<SourceEntry>> {
+    let graph = Arc::clone(&door.catalog.borrow().graph);
+    Json(graph.sources.iter().map(entry).collect())
+}
+
+fn entry(source: &SourceStage) -> SourceEntry {
+    let column = |field: &Arc<arrow::datatypes::Field>| ColumnEntry {
+        name: field.name().clone(),
+        r#type: field.data_type().to_string(),
+        nullable: field.is_nullable(),
+    };
+    SourceEntry {
+        pipeline: source.pipeline.clone(),
+        name: source.name.clone(),
+        incarnation: source.incarnation,
+        topic: source.topic.clone(),
+        landing: source.landing,
+        format: source.spec.format.name(),
+        columns: source.schema.fields().iter().map(column).collect(),
+        ingest: format!("/v1/ingest/{}/{}", source.pipeline, source.name),
+    }
+}
+
+async fn change_catalog(
+    State(door): State<Arc<Door>>,
+    request: Result<Json<ApplyRequest>, JsonRejection>,
+) -> Result<Json<ApplyAnswer>, Refusal> {
+    let Json(request) = request.map_err(|fault| {
+        let hint = "send {\"pipeline\": …, \"files\": [{\"file\": …, \"text\": …}], \"replace\": false, \"drop\": false, \
+                    \"dry_run\": false} with content-type: application/json";
+        Refusal::new(fault.status(), fault.body_text(), hint)
+    })?;
+    Ok(Json((door.apply)(request).await?))
+}
+
+impl From<BodyError> for Refusal {
+    fn from(error: BodyError) -> Self {
+        let (status, hint) = match &error {
+            BodyError::TooLarge { .. } => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "send several smaller bodies, or raise ingestion.max_body_bytes")
+            }
+            BodyError::UnpacksTooLarge { .. } => (
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "send several smaller bodies, or raise ingestion.max_decompressed_bytes",
+            ),
+            BodyError::BadPacking { .. } => (StatusCode::BAD_REQUEST, "check the content-encoding header"),
+            BodyError::Broken { .. } => (StatusCode::BAD_REQUEST, "nothing was stored; send it again"),
+            BodyError::Busy => {
+                (StatusCode::SERVICE_UNAVAILABLE, "nothing was stored; send it again later, or raise ingestion.memory")
+            }
+        };
+        Self::new(status, error, hint)
+    }
+}
+
+impl From<PartError> for Refusal {
+    fn from(error: PartError) -> Self {
+        match error {
+            PartError::Empty => Self::bad(error, "send at least one row"),
+            PartError::Malformed { .. } => Self::bad(error, "nothing was stored; fix the body and send it again"),
+            PartError::RowTooLarge { .. } => {
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "nothing was stored; keep large things elsewhere")
+            }
+        }
+    }
+}
+
+impl From<TopicError> for Refusal {
+    fn from(error: TopicError) -> Self {
+        match error.class() {
+            ErrorClass::Reject => Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send smaller rows"),
+            ErrorClass::Retry | ErrorClass::Stop => {
+                let hint = "whether the rows are stored is not known; sending them again may double them";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, error, hint)
+            }
+        }
+    }
+}
+
+impl From<ApplyError> for Refusal {
+    fn from(error: ApplyError) -> Self {
+        match error {
+            ApplyError::Problems(problems) => Self::bad(problems, "nothing was changed; fix the SQL and apply again"),
+            ApplyError::Refused { reason, plan } => {
+                let hint = "nothing was changed; apply again with the permission named";
+                Self { plan: Some(plan), ..Self::new(StatusCode::CONFLICT, reason, hint) }
+            }
+            ApplyError::Unusable(cause) => {
+                Self::bad(format!("{cause:#}"), "nothing was changed; fix the SQL and apply again")
+            }
+            ApplyError::Raced => Self::new(StatusCode::CONFLICT, error, "apply again"),
+            ApplyError::Unreadable(cause) => {
+                let hint = "run the version of Tailwater that wrote the catalog, or a newer one";
+                Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the catalog cannot be read: {cause:#}"), hint)
+            }
+            ApplyError::Log(cause) => {
+                let hint = "apply again: what is in already is left alone";
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the log failed: {cause}"), hint)
+            }
+        }
+    }
+}

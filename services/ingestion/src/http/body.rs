@@ -1,0 +1,238 @@
+//! Reads a request body under its limits: unpacked while it arrives, and stopped the moment it grows too large.
+//!
+//! Memory is accounted for before it is used, in one budget for all requests. A request whose size is known waits for
+//! room; one that grows beyond what it has reserved takes more if there is some and is turned away if not, so that
+//! requests never wait for each other in a circle.
+
+use std::{
+    io::{self, Write},
+    sync::Arc,
+};
+
+use axum::body::Body;
+use bytes::Bytes;
+use futures::StreamExt as _;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use zstd::stream::{raw::Decoder as ZstdDecoder, zio::Writer as ZstdWriter};
+
+/// The budget is counted in these.
+const UNIT_BYTES: usize = 1 << 10;
+/// Reserved before the first byte of a body of unknown size.
+const FIRST_BYTES: usize = 64 << 10;
+
+/// How a body is packed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Packing {
+    Identity,
+    Gzip,
+    Zstd,
+}
+
+impl Packing {
+    /// Reads a `content-encoding`.
+    pub(super) fn from_name(name: &str) -> Option<Self> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "" | "identity" => Some(Self::Identity),
+            "gzip" | "x-gzip" => Some(Self::Gzip),
+            "zstd" => Some(Self::Zstd),
+            _ => None,
+        }
+    }
+}
+
+/// What bodies may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct BodyLimits {
+    /// As sent.
+    pub(super) max_body_bytes: usize,
+    /// After unpacking.
+    pub(super) max_decompressed_bytes: usize,
+}
+
+/// Why a body was not read to its end.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum BodyError {
+    #[error("the body is larger than {max_bytes} bytes")]
+    TooLarge { max_bytes: usize },
+    #[error("the body unpacks to more than {max_bytes} bytes")]
+    UnpacksTooLarge { max_bytes: usize },
+    #[error("the body is not valid {packing:?}: {reason}")]
+    BadPacking { packing: Packing, reason: String },
+    #[error("the body ended early: {reason}")]
+    Broken { reason: String },
+    #[error("there is no memory left for this body at the moment")]
+    Busy,
+}
+
+/// Memory for bodies, shared by all requests.
+#[derive(Clone)]
+pub(super) struct Budget {
+    room: Arc<Semaphore>,
+    units: usize,
+}
+
+impl Budget {
+    pub(super) fn new(bytes: usize) -> Self {
+        let units = (bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS).min(u32::MAX as usize);
+        Self { room: Arc::new(Semaphore::new(units)), units }
+    }
+
+    fn units_of(&self, bytes: usize) -> u32 {
+        u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, self.units)).unwrap_or(u32::MAX)
+    }
+
+    async fn reserve(&self, bytes: usize) -> Result<Reservation, BodyError> {
+        let permit = Arc::clone(&self.room).acquire_many_owned(self.units_of(bytes)).await;
+        let permit = permit.map_err(|_| BodyError::Busy)?;
+        Ok(Reservation { budget: self.clone(), permit })
+    }
+}
+
+/// Memory held by one request, given back when dropped.
+pub(super) struct Reservation {
+    budget: Budget,
+    permit: OwnedSemaphorePermit,
+}
+
+impl Reservation {
+    fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
+        let wanted = bytes.div_ceil(UNIT_BYTES);
+        let Some(missing) = wanted.checked_sub(self.permit.num_permits()).filter(|&missing| missing > 0) else {
+            return Ok(());
+        };
+        let missing = u32::try_from(missing).map_err(|_| BodyError::Busy)?;
+        let more = Arc::clone(&self.budget.room).try_acquire_many_owned(missing).map_err(|_| BodyError::Busy)?;
+        self.permit.merge(more);
+        Ok(())
+    }
+}
+
+/// Reads and unpacks a body. The bytes are accounted for as long as the reservation lives.
+///
+/// **Cancel safety**: a dropped call gives its memory back.
+pub(super) async fn read(
+    body: Body,
+    announced: Option<usize>,
+    packing: Packing,
+    limits: BodyLimits,
+    budget: &Budget,
+) -> Result<(Bytes, Reservation), BodyError> {
+    let too_large = BodyError::TooLarge { max_bytes: limits.max_body_bytes };
+    if announced.is_some_and(|bytes| bytes > limits.max_body_bytes) {
+        return Err(too_large);
+    }
+    let expected = announced.filter(|_| packing == Packing::Identity).unwrap_or(FIRST_BYTES);
+    let reservation = budget.reserve(expected).await?;
+    let sink = Sink { bytes: Vec::new(), limits, reservation, fault: None };
+    let mut unpacker = Unpacker::new(packing, sink)?;
+    let mut chunks = body.into_data_stream();
+    let mut received = 0;
+    while let Some(chunk) = chunks.next().await {
+        let chunk = chunk.map_err(|error| BodyError::Broken { reason: error.to_string() })?;
+        received += chunk.len();
+        if received > limits.max_body_bytes {
+            return Err(too_large);
+        }
+        runtime::tasks::compute(|| unpacker.write(&chunk))?;
+    }
+    let sink = unpacker.finish()?;
+    Ok((Bytes::from(sink.bytes), sink.reservation))
+}
+
+/// Where unpacked bytes go; refuses the byte that would be too many.
+struct Sink {
+    bytes: Vec<u8>,
+    limits: BodyLimits,
+    reservation: Reservation,
+    /// The true reason of a refused write, which an `io::Error` cannot carry through the unpackers.
+    fault: Option<BodyError>,
+}
+
+impl Sink {
+    fn push(&mut self, bytes: &[u8]) -> Result<(), BodyError> {
+        let length = self.bytes.len() + bytes.len();
+        if length > self.limits.max_decompressed_bytes {
+            return Err(BodyError::UnpacksTooLarge { max_bytes: self.limits.max_decompressed_bytes });
+        }
+        self.reservation.grow_to(length)?;
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+}
+
+impl Write for Sink {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.push(bytes).map(|()| bytes.len()).map_err(|fault| {
+            self.fault = Some(fault);
+            io::Error::other("over a limit")
+        })
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+enum Unpacker {
+    Identity(Sink),
+    Gzip(Box<flate2::write::MultiGzDecoder<Sink>>),
+    /// The plain `write::Decoder` would take a truncated frame for a whole one.
+    Zstd(Box<ZstdWriter<Sink, ZstdDecoder<'static>>>),
+}
+
+impl Unpacker {
+    fn new(packing: Packing, sink: Sink) -> Result<Self, BodyError> {
+        Ok(match packing {
+            Packing::Identity => Self::Identity(sink),
+            Packing::Gzip => Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink))),
+            Packing::Zstd => {
+                let bad = |error: io::Error| BodyError::BadPacking { packing, reason: error.to_string() };
+                Self::Zstd(Box::new(ZstdWriter::new(sink, ZstdDecoder::new().map_err(bad)?)))
+            }
+        })
+    }
+
+    fn write(&mut self, chunk: &[u8]) -> Result<(), BodyError> {
+        let written = match self {
+            Self::Identity(sink) => return sink.push(chunk),
+            Self::Gzip(decoder) => decoder.write_all(chunk),
+            Self::Zstd(decoder) => decoder.write_all(chunk),
+        };
+        written.map_err(|error| self.fault(&error))
+    }
+
+    fn finish(self) -> Result<Sink, BodyError> {
+        match self {
+            Self::Identity(sink) => Ok(sink),
+            Self::Gzip(mut decoder) => {
+                let finished = decoder.try_finish();
+                let fault = decoder.get_mut().fault.take();
+                let sink = decoder.finish();
+                fault.map_or(Ok(()), Err)?;
+                let bad =
+                    |error: io::Error| BodyError::BadPacking { packing: Packing::Gzip, reason: error.to_string() };
+                finished.map_err(bad)?;
+                sink.map_err(bad)
+            }
+            Self::Zstd(mut decoder) => {
+                let bad =
+                    |error: io::Error| BodyError::BadPacking { packing: Packing::Zstd, reason: error.to_string() };
+                let finished = decoder.finish();
+                let fault = decoder.writer_mut().fault.take();
+                fault.map_or(Ok(()), Err)?;
+                finished.map_err(bad)?;
+                Ok(decoder.into_inner().0)
+            }
+        }
+    }
+
+    /// What a failed write means: a limit of ours, or bytes that are not what they are said to be.
+    fn fault(&mut self, error: &io::Error) -> BodyError {
+        let (packing, fault) = match self {
+            Self::Identity(sink) => (Packing::Identity, sink.fault.take()),
+            Self::Gzip(decoder) => (Packing::Gzip, decoder.get_mut().fault.take()),
+            Self::Zstd(decoder) => (Packing::Zstd, decoder.writer_mut().fault.take()),
+        };
+        fault.unwrap_or_else(|| BodyError::BadPacking { packing, reason: error.to_string() })
+    }
+}

@@ -1,0 +1,312 @@
+//! One task: a partition of a user topic → the same partition of a source's channel.
+//!
+//! The invariant of hop 1: same unit, same rows, same order, whatever life of the task decodes it. Rejected rows are
+//! durable before the data message that covers their stretch is appended, a checkpoint is written only after everything
+//! made from before its position is durable, and a task without one starts where the topic begins.
+//!
+//! Deliberately absent: ownership (two lives at once write the same rows) and retries (the supervisor's).
+
+use std::{sync::Arc, time::Duration};
+
+use batch::Compression;
+use delivery::{Checkpoint, Position, Writer};
+use lake::{Checkpoints, Lake};
+use pipeline::SourceStage;
+use runtime::{
+    channel_writer::{ChannelWriter, ChannelWriterOptions, PortTarget},
+    channels,
+    config::IngestionConfig,
+    retry::TaskError,
+    supervisor::Settlements,
+    tasks::{Stop, compute},
+};
+use tokio::{
+    sync::Semaphore,
+    time::{Instant, sleep_until},
+};
+use topics::{Log, Message, Reader, Span, TopicError, TopicName};
+
+use crate::{
+    batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless},
+    decode::{Decoded, Decoder, Fault},
+    metrics::{self, SourceMetrics},
+};
+
+/// The header a request's trace context travels in, in HTTP as in messages.
+pub(crate) const TRACEPARENT: &str = "traceparent";
+
+/// A checkpoint is due after this much input even before its time: it bounds what a crash makes us read again.
+const CHECKPOINT_BYTES: usize = 256 << 20;
+
+/// Everything a task needs, for each of its lives.
+pub struct Worker {
+    /// What is decoded.
+    pub source: SourceStage,
+    /// The topic it is read from.
+    pub topic: TopicName,
+    /// The partition of both topic and channel.
+    pub partition: u32,
+    /// Where topics are.
+    pub log: Arc<dyn Log>,
+    /// Where checkpoints are.
+    pub lake: Lake,
+    /// How channel payloads are compressed.
+    pub compression: Compression,
+    /// Sizes and times.
+    pub config: IngestionConfig,
+    /// Where positions are reported for lag tools.
+    pub settlements: Settlements,
+    /// Room for runs that are being decoded and written, shared by the tasks of the process.
+    pub slots: Arc<Semaphore>,
+}
+
+/// The newest checkpoint and the topic do not fit each other: rows would be lost or mixed up.
+#[derive(Debug, thiserror::Error)]
+enum CannotResume {
+    #[error(
+        "topic `{topic}`/{partition} now begins at offset {start}, the newest checkpoint is at {position}: retention \
+         overtook this source and rows are gone; drop and recreate the source to go on from {start}"
+    )]
+    Overtaken { topic: TopicName, partition: u32, start: u64, position: Position },
+    #[error(
+        "topic `{topic}`/{partition} ends at offset {end}, the newest checkpoint is at {position}: it was recreated or \
+         truncated; drop and recreate the source to read it from its beginning"
+    )]
+    Ahead { topic: TopicName, partition: u32, end: u64, position: Position },
+}
+
+impl Worker {
+    /// The writer's name, the same in every life.
+    pub fn writer(&self) -> Writer {
+        Writer::new(format!("{}.{}/{}", self.source.pipeline, self.source.name, self.partition))
+    }
+
+    /// The name checkpoints are kept under; a changed definition begins anew.
+    pub fn stage(&self) -> String {
+        format!("{}.{}.{}", self.source.pipeline, self.source.name, self.source.incarnation)
+    }
+
+    /// One life: from the newest checkpoint until asked to stop.
+    ///
+    /// # Errors
+    /// Class retry: start again, from the checkpoint. Class stop: see [`CannotResume`].
+    pub async fn run(self: Arc<Self>, stop: Stop) -> Result<(), TaskError> {
+        let mut life = self.begin().await?;
+        loop {
+            match life.next_event(&stop).await? {
+                Event::Messages(messages) => life.batcher.push(messages, Instant::now()),
+                Event::Time => {}
+                Event::Stop => return life.end().await,
+            }
+            if life.batcher.is_due(Instant::now()) {
+                life.process().await?;
+            }
+            if life.checkpoint_due() {
+                life.checkpoint().await?;
+            }
+        }
+    }
+
+    async fn begin(self: &Arc<Self>) -> Result<Life, TaskError> {
+        let checkpoints = Checkpoints::new(&self.lake, &self.stage());
+        let newest = checkpoints.newest(self.partition).await?;
+        let span = self.log.span(&self.topic, self.partition).await?;
+        let checkpoint = self.resume(newest, span).map_err(TaskError::stop)?;
+        tracing::info!(topic = %self.topic, partition = self.partition, position = %checkpoint.position, "reading");
+        let reader = self.log.reader(&self.topic, self.partition, checkpoint.position.offset).await;
+        let reader = reader.map_err(overtaken)?;
+        let writer = ChannelWriter::new(self.log.appender(), self.writer_options()?, &checkpoint);
+        let progress = Progress::from_checkpoint(&checkpoint);
+        Ok(Life {
+            reader,
+            writer,
+            checkpoints,
+            decoder: Decoder::new(&self.source, self.config.max_message_bytes.as_usize()),
+            batcher: Batcher::new(BatchLimits {
+                rows: self.config.batch_rows,
+                bytes: self.config.batch_bytes.as_usize(),
+                linger: self.config.linger.get(),
+            }),
+            stretcher: Stretcher::new(&self.source, self.topic.clone(), self.partition, progress),
+            metrics: SourceMetrics::new(&self.source.pipeline, &self.source.name),
+            kept: checkpoint.position,
+            kept_at: Instant::now(),
+            covered: checkpoint.position,
+            bytes_since: 0,
+            worker: Arc::clone(self),
+        })
+    }
+
+    /// Where to go on: the checkpoint, or the beginning of the topic.
+    fn resume(&self, newest: Option<Checkpoint>, span: Span) -> Result<Checkpoint, CannotResume> {
+        let (topic, partition) = (self.topic.clone(), self.partition);
+        match newest {
+            None => Ok(Checkpoint::at(Position::at(span.start))),
+            Some(Checkpoint { position, .. }) if position.offset < span.start => {
+                Err(CannotResume::Overtaken { topic, partition, start: span.start, position })
+            }
+            Some(Checkpoint { position, .. }) if position.offset > span.end => {
+                Err(CannotResume::Ahead { topic, partition, end: span.end, position })
+            }
+            Some(checkpoint) => Ok(checkpoint),
+        }
+    }
+
+    fn writer_options(&self) -> Result<ChannelWriterOptions, TaskError> {
+        let target = |channel: &str, schema| -> Result<PortTarget, TaskError> {
+            Ok(PortTarget { topic: channels::topic(channel)?, partition: self.partition, schema })
+        };
+        Ok(ChannelWriterOptions {
+            writer: self.writer(),
+            data: target(&self.source.channel, Arc::clone(&self.source.schema))?,
+            rejected: target(&self.source.rejected, pipeline::rejected_schema())?,
+            compression: self.compression,
+            max_message_bytes: self.config.max_message_bytes.as_usize(),
+            bounds: self.source.spec.options.bounds.clone(),
+            event_time: self.source.spec.watermark.as_ref().map(|watermark| watermark.column.clone()),
+        })
+    }
+}
+
+/// Retention that overtakes a reader loses rows; waiting does not bring them back.
+fn overtaken(error: TopicError) -> TaskError {
+    match error {
+        TopicError::OffsetGone { .. } | TopicError::OffsetAhead { .. } => TaskError::stop(error),
+        other => TaskError::from(other),
+    }
+}
+
+/// What a task waits for.
+enum Event {
+    Messages(Vec<Message>),
+    /// A run is old enough, or a checkpoint due.
+    Time,
+    Stop,
+}
+
+/// One life of a task.
+struct Life {
+    worker: Arc<Worker>,
+    reader: Box<dyn Reader>,
+    decoder: Decoder,
+    batcher: Batcher,
+    stretcher: Stretcher,
+    writer: ChannelWriter,
+    checkpoints: Checkpoints,
+    metrics: SourceMetrics,
+    /// Position and time of the newest checkpoint.
+    kept: Position,
+    kept_at: Instant,
+    /// Up to where the data channel covers the input.
+    covered: Position,
+    /// Input since the newest checkpoint.
+    bytes_since: usize,
+}
+
+impl Life {
+    async fn next_event(&mut self, stop: &Stop) -> Result<Event, TaskError> {
+        let wake = [self.batcher.deadline(), self.checkpoint_at()].into_iter().flatten().min();
+        let room = self.batcher.room();
+        tokio::select! {
+            biased;
+            () = stop.stopped() => Ok(Event::Stop),
+            () = until(wake) => Ok(Event::Time),
+            messages = self.reader.read(room) => Ok(Event::Messages(messages.map_err(overtaken)?)),
+        }
+    }
+
+    /// Decodes the run at hand and queues what it came to.
+    async fn process(&mut self) -> Result<(), TaskError> {
+        let run = self.batcher.take();
+        if run.is_empty() {
+            return Ok(());
+        }
+        let slots = Arc::clone(&self.worker.slots);
+        let _slot = slots.acquire().await.map_err(TaskError::stop)?;
+        let bytes = run.iter().map(|message| message.payload.len()).sum();
+        self.metrics.count_read(run.len(), bytes);
+        self.bytes_since += bytes;
+        let started = Instant::now();
+        let decoded = compute(|| self.decoder.decode(&run));
+        self.metrics.count_decoded(good_rows(&decoded), &faults(&decoded), started.elapsed());
+        for stretch in self.stretcher.stretches(&run, decoded).map_err(TaskError::stop)? {
+            // What came to nothing is covered by the next message, or by a heartbeat.
+            if !is_fruitless(&stretch) || self.writer.heartbeat_due() {
+                self.writer.write(&stretch).await?;
+                self.covered = stretch.to;
+            }
+        }
+        Ok(())
+    }
+
+    fn checkpoint_at(&self) -> Option<Instant> {
+        let every: Duration = self.worker.config.checkpoint_every.get();
+        (self.stretcher.progress().position > self.kept).then(|| self.kept_at + every)
+    }
+
+    fn checkpoint_due(&self) -> bool {
+        self.bytes_since >= CHECKPOINT_BYTES || self.checkpoint_at().is_some_and(|due| due <= Instant::now())
+    }
+
+    /// Makes everything durable, then writes down how far it is.
+    async fn checkpoint(&mut self) -> Result<(), TaskError> {
+        let stretch = self.stretcher.fruitless();
+        if self.covered < stretch.to {
+            self.writer.write(&stretch).await?;
+            self.covered = stretch.to;
+        }
+        self.writer.write_rejected_heartbeat(&stretch).await?;
+        self.writer.settle().await?;
+        let progress = self.stretcher.progress();
+        let mut checkpoint = Checkpoint::at(progress.position);
+        checkpoint.outputs = self.writer.ends().into_iter().collect();
+        checkpoint.totals = progress.totals;
+        checkpoint.max_event_time = progress.max_event_time;
+        let put = self.checkpoints.put(self.worker.partition, &checkpoint).await;
+        metrics::count_checkpoint(put.is_ok());
+        self.kept_at = Instant::now();
+        match put {
+            Ok(()) => {
+                self.kept = checkpoint.position;
+                self.bytes_since = 0;
+                self.worker.settlements.settle(&self.worker.topic, self.worker.partition, checkpoint.position.offset);
+            }
+            // An older checkpoint costs time, not rows.
+            Err(error) => {
+                tracing::warn!(stage = self.worker.stage(), %error, "checkpoint not written; trying again later")
+            }
+        }
+        Ok(())
+    }
+
+    /// Finishes what was begun.
+    async fn end(mut self) -> Result<(), TaskError> {
+        self.process().await?;
+        if self.stretcher.progress().position > self.kept {
+            self.checkpoint().await?;
+        }
+        Ok(())
+    }
+}
+
+async fn until(when: Option<Instant>) {
+    match when {
+        Some(when) => sleep_until(when).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn good_rows(decoded: &Decoded) -> u64 {
+    decoded.parts.iter().map(|part| part.offsets.len() as u64).sum()
+}
+
+fn faults(decoded: &Decoded) -> Vec<(Fault, u64)> {
+    let mut faults: Vec<(Fault, u64)> = Vec::new();
+    for row in &decoded.rejected {
+        match faults.iter_mut().find(|(fault, _)| *fault == row.fault) {
+            Some((_, rows)) => *rows += 1,
+            None => faults.push((row.fault, 1)),
+        }
+    }
+    faults
+}
