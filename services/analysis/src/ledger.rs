@@ -1,0 +1,265 @@
+//! The ledger: read = stored + rejected + filtered + late + in flight, for every source and view.
+//!
+//! It is made of facts, not of process counters: what the table holds and how far it has each writer (its files and
+//! `txn` versions), and what each writer says in the newest message of its channel. So it is exact across restarts,
+//! and it balances only if the rows in the table are as many as the writers say they wrote up to the table's position.
+
+use std::collections::BTreeMap;
+
+use arrow::{
+    array::{Array as _, AsArray as _},
+    compute::cast,
+    datatypes::{DataType, Field, TimeUnit, TimestampMicrosecondType},
+};
+use axum::{Json, Router, extract::State, routing::get};
+use batch::decode_envelope;
+use delivery::{Totals, Writer};
+use lake::{FileStats, Snapshot, app_id};
+use pipeline::{Graph, TableStage};
+use runtime::{
+    clock::{Clock as _, SystemClock},
+    edges::Edges,
+};
+use serde::{Deserialize, Serialize};
+use topics::{Log, TopicName};
+
+use crate::error::{ErrorKind, QueryError};
+
+/// How many of the newest messages of a partition are looked at: each writer of it has written one of them.
+const NEWEST_MESSAGES: u64 = 256;
+const READ_BYTES: usize = 4 << 20;
+
+/// The account of one source or view.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Account {
+    /// `pipeline.name`.
+    pub name: String,
+    /// `source` or `view`.
+    pub kind: String,
+    /// Rows found in the input.
+    pub read: u64,
+    /// Rows in the table.
+    pub stored: u64,
+    /// Rows in (or on their way to) the rejected table.
+    pub rejected: u64,
+    /// Rows a condition left out.
+    pub filtered: u64,
+    /// Rows behind the watermark.
+    pub late: u64,
+    /// Rows in the channel that the table does not have yet.
+    pub in_flight: u64,
+    /// Input messages not read yet.
+    pub lag: u64,
+    /// Age of the newest event time in the table, seconds; absent without event times or rows.
+    pub freshness_seconds: Option<f64>,
+    /// Whether every row is accounted for.
+    pub balanced: bool,
+    /// The table's version; absent while there is no table.
+    pub version: Option<u64>,
+}
+
+/// The answer of `GET /v1/status`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Status {
+    /// The catalog's version.
+    pub catalog_version: u64,
+    /// Sources and views, in the catalog's order.
+    pub accounts: Vec<Account>,
+}
+
+impl Status {
+    /// Whether everything that was sent is in the tables.
+    pub fn settled(&self) -> bool {
+        self.accounts.iter().all(|account| account.balanced && account.lag == 0 && account.in_flight == 0)
+    }
+}
+
+/// `GET /v1/status`.
+pub fn router(edges: Edges) -> Router {
+    Router::new().route("/v1/status", get(answer)).with_state(edges)
+}
+
+async fn answer(State(edges): State<Edges>) -> Result<Json<Status>, QueryError> {
+    let unavailable = |error: anyhow::Error| QueryError::new(ErrorKind::Unavailable, format!("{error:#}"));
+    status(&edges).await.map(Json).map_err(unavailable)
+}
+
+/// What is to be accounted for.
+struct Subject<'a> {
+    kind: &'static str,
+    pipeline: &'a str,
+    name: &'a str,
+    /// Per writer-name prefix, the topic its positions are offsets of.
+    inputs: Vec<Input<'a>>,
+}
+
+/// An input of a definition, and how the names of the writers that read it begin.
+struct Input<'a> {
+    topic: &'a str,
+    writer_prefix: String,
+}
+
+/// Accounts for every source and view.
+///
+/// # Errors
+/// When the log or the store does not answer.
+pub async fn status(edges: &Edges) -> anyhow::Result<Status> {
+    let view = edges.catalog.borrow().clone();
+    let mut accounts = Vec::new();
+    for subject in subjects(&view.graph) {
+        accounts.push(account(edges, &view.graph, &subject).await?);
+    }
+    Ok(Status { catalog_version: view.catalog.version(), accounts })
+}
+
+fn subjects(graph: &Graph) -> Vec<Subject<'_>> {
+    let sources = graph.sources.iter().map(|source| Subject {
+        kind: "source",
+        pipeline: &source.pipeline,
+        name: &source.name,
+        inputs: vec![Input { topic: &source.topic, writer_prefix: format!("{}.{}/", source.pipeline, source.name) }],
+    });
+    let views = graph.views.iter().map(|view| Subject {
+        kind: "view",
+        pipeline: &view.pipeline,
+        name: &view.name,
+        inputs: view
+            .branches
+            .iter()
+            .map(|branch| Input {
+                topic: &branch.input_channel,
+                writer_prefix: format!("{}.{}.{}/", view.pipeline, view.name, branch.index),
+            })
+            .collect(),
+    });
+    sources.chain(views).collect()
+}
+
+/// Totals and positions per writer: as of the table, and as of the newest message.
+#[derive(Default)]
+struct Books {
+    stored: BTreeMap<Writer, Totals>,
+    newest: BTreeMap<Writer, (Totals, u64)>,
+}
+
+async fn account(edges: &Edges, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
+    let find =
+        |wanted: &str| graph.tables.iter().find(|table| table.pipeline == subject.pipeline && table.name == wanted);
+    let mut account = Account {
+        name: format!("{}.{}", subject.pipeline, subject.name),
+        kind: subject.kind.to_owned(),
+        read: 0,
+        stored: 0,
+        rejected: 0,
+        filtered: 0,
+        late: 0,
+        in_flight: 0,
+        lag: 0,
+        freshness_seconds: None,
+        balanced: true,
+        version: None,
+    };
+    let Some(table) = find(subject.name) else { return Ok(account) };
+    let snapshot = Snapshot::load(&edges.lake, &table.folder).await?;
+    let books = read_books(edges.log.as_ref(), table, snapshot.as_ref()).await?;
+    fill(&mut account, table, snapshot.as_ref(), &books);
+    account.lag = lag(edges.log.as_ref(), subject, &books).await?;
+    Ok(account)
+}
+
+fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, books: &Books) {
+    let newest = books.newest.values().fold(Totals::default(), |sum, (totals, _)| sum + *totals);
+    let stored = books.stored.values().fold(Totals::default(), |sum, totals| sum + *totals);
+    account.read = newest.read;
+    account.rejected = newest.rejected;
+    account.filtered = newest.filtered;
+    account.late = newest.late;
+    account.stored = snapshot.and_then(Snapshot::rows).unwrap_or(0);
+    account.in_flight = newest.emitted.saturating_sub(stored.emitted);
+    account.balanced = newest.balanced() && account.stored == stored.emitted && newest.emitted >= stored.emitted;
+    account.version = snapshot.map(|snapshot| snapshot.version);
+    account.freshness_seconds = snapshot.and_then(|snapshot| freshness(table, snapshot));
+}
+
+/// Now minus the newest event time among the files' statistics.
+fn freshness(table: &TableStage, snapshot: &Snapshot) -> Option<f64> {
+    let field = snapshot.schema.field_with_name(table.event_time.as_ref()?).ok()?;
+    let newest = snapshot.files.iter().filter_map(|file| max_micros(&file.stats, field)).max()?;
+    Some((SystemClock.now_ms() * 1000 - newest) as f64 / 1_000_000.0)
+}
+
+fn max_micros(stats: &FileStats, field: &Field) -> Option<i64> {
+    let micros = cast(&stats.max_of(field)?, &DataType::Timestamp(TimeUnit::Microsecond, None)).ok()?;
+    let micros = micros.as_primitive_opt::<TimestampMicrosecondType>()?;
+    (micros.len() == 1 && micros.is_valid(0)).then(|| micros.value(0))
+}
+
+async fn read_books(log: &dyn Log, table: &TableStage, snapshot: Option<&Snapshot>) -> anyhow::Result<Books> {
+    let mut books = Books::default();
+    let channel = TopicName::try_from(table.channel.clone())?;
+    let Some(description) = log.describe(&channel).await? else { return Ok(books) };
+    for partition in 0..description.partitions {
+        if let Some(snapshot) = snapshot {
+            read_table_side(&mut books, table, partition, snapshot);
+        }
+        read_channel_side(&mut books, log, &channel, partition).await?;
+    }
+    Ok(books)
+}
+
+fn read_table_side(books: &mut Books, table: &TableStage, partition: u32, snapshot: &Snapshot) {
+    for (writer, end) in app_id::ends(&snapshot.txns, &table.channel, partition) {
+        let totals = app_id::totals(&snapshot.txns, &table.channel, partition, &writer);
+        let offset = delivery::Position::unpack(end).unwrap_or_default().offset;
+        books.stored.insert(writer.clone(), totals);
+        note_newest(books, writer, totals, offset);
+    }
+}
+
+async fn read_channel_side(
+    books: &mut Books,
+    log: &dyn Log,
+    channel: &TopicName,
+    partition: u32,
+) -> anyhow::Result<()> {
+    let span = log.span(channel, partition).await?;
+    let mut next = span.start.max(span.end.saturating_sub(NEWEST_MESSAGES));
+    if next >= span.end {
+        return Ok(());
+    }
+    let mut reader = log.reader(channel, partition, next).await?;
+    while next < span.end {
+        for message in reader.read(READ_BYTES).await? {
+            next = message.offset + 1;
+            let envelope = decode_envelope(&message.headers)?;
+            let to = envelope.origin.to.offset;
+            note_newest(books, envelope.origin.writer, envelope.totals, to);
+        }
+    }
+    Ok(())
+}
+
+/// A zombie may repeat old totals after new ones: the largest count.
+fn note_newest(books: &mut Books, writer: Writer, totals: Totals, offset: u64) {
+    let newest = books.newest.entry(writer).or_default();
+    if totals.read >= newest.0.read {
+        newest.0 = totals;
+    }
+    newest.1 = newest.1.max(offset);
+}
+
+/// Input messages beyond what the writers have covered.
+async fn lag(log: &dyn Log, subject: &Subject<'_>, books: &Books) -> anyhow::Result<u64> {
+    let mut lag = 0;
+    for input in &subject.inputs {
+        let topic = TopicName::try_from(input.topic.to_owned())?;
+        let Some(description) = log.describe(&topic).await? else { continue };
+        for partition in 0..description.partitions {
+            let span = log.span(&topic, partition).await?;
+            let writer = Writer::new(format!("{}{partition}", input.writer_prefix));
+            let covered = books.newest.get(&writer).map_or(span.start, |(_, offset)| *offset);
+            lag += span.end.saturating_sub(covered.max(span.start));
+        }
+    }
+    Ok(lag)
+}
