@@ -1,0 +1,185 @@
+//! `tailwater ingest`: a file or standard input to a source, in parts, each durable before the next is sent.
+
+use std::path::Path;
+
+use anyhow::{Context as _, anyhow};
+use bytes::{Bytes, BytesMut};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use reqwest::Method;
+use runtime::config::Config;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use crate::{
+    arguments::{Global, IngestFormat},
+    client::{Client, Door},
+    commands::Failure,
+    output,
+};
+
+/// A part this large keeps the broker busy and the memory small.
+const PART_BYTES: usize = 4 << 20;
+
+pub(crate) async fn run(
+    global: &Global,
+    config: &Config,
+    source: &str,
+    file: &Path,
+    format: Option<IngestFormat>,
+) -> Result<(), Failure> {
+    let client = Client::new(global.url.as_deref(), config, Door::Ingestion);
+    let format = format.unwrap_or_else(|| format_of(file));
+    let from_stdin = file == Path::new("-");
+    let bytes = if from_stdin { None } else { Some(size_of(file)?) };
+    let bar = progress_bar(source, bytes);
+    let sent = if from_stdin {
+        send(&client, source, tokio::io::stdin(), format, &bar).await?
+    } else {
+        let input = tokio::fs::File::open(file).await.with_context(|| format!("file `{}`", file.display()))?;
+        send(&client, source, input, format, &bar).await?
+    };
+    bar.finish_and_clear();
+    output::note(format!("{sent} bytes are durable in `{source}`"));
+    Ok(())
+}
+
+fn size_of(file: &Path) -> Result<u64, Failure> {
+    Ok(std::fs::metadata(file).with_context(|| format!("file `{}`", file.display()))?.len())
+}
+
+fn format_of(file: &Path) -> IngestFormat {
+    match file.extension().and_then(|extension| extension.to_str()) {
+        Some("csv") => IngestFormat::Csv,
+        Some("json") => IngestFormat::Json,
+        Some("arrow" | "arrows" | "ipc") => IngestFormat::Arrow,
+        _ => IngestFormat::Ndjson,
+    }
+}
+
+fn content_type(format: IngestFormat) -> &'static str {
+    match format {
+        IngestFormat::Ndjson => "application/x-ndjson",
+        IngestFormat::Json => "application/json",
+        IngestFormat::Csv => "text/csv; header=present",
+        IngestFormat::Arrow => "application/vnd.apache.arrow.stream",
+    }
+}
+
+/// A bar on a terminal, nothing elsewhere.
+pub(crate) fn progress_bar(name: &str, bytes: Option<u64>) -> ProgressBar {
+    let bar = bytes.map_or_else(ProgressBar::no_length, ProgressBar::new);
+    bar.set_draw_target(ProgressDrawTarget::stderr());
+    let template = "{msg:24} [{bar:30}] {bytes}/{total_bytes} {bytes_per_sec}";
+    bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()));
+    bar.set_message(name.to_owned());
+    bar
+}
+
+/// Sends everything; how many bytes there were.
+async fn send(
+    client: &Client,
+    source: &str,
+    mut input: impl AsyncRead + Unpin,
+    format: IngestFormat,
+    bar: &ProgressBar,
+) -> Result<u64, Failure> {
+    let mut parts = Parts::new(format);
+    let mut sent = 0;
+    loop {
+        let ended = !parts.fill(&mut input).await?;
+        while let Some(part) = parts.next(ended)? {
+            let bytes = part.len() as u64;
+            post(client, source, content_type(format), part).await?;
+            sent += bytes;
+            bar.inc(bytes);
+        }
+        if ended {
+            return Ok(sent);
+        }
+    }
+}
+
+/// Sends one part; returns when it is durable.
+pub(crate) async fn post(client: &Client, source: &str, content_type: &str, part: Bytes) -> Result<(), Failure> {
+    let (pipeline, name) =
+        source.split_once('.').ok_or_else(|| anyhow!("expected pipeline.source, found `{source}`"))?;
+    let path = format!("/v1/ingest/{pipeline}/{name}");
+    let request = client.request(Method::POST, &path).header("content-type", content_type).body(part);
+    client.send(request).await?;
+    Ok(())
+}
+
+/// Cuts a stream of bytes where rows end. Formats that cannot be cut at line ends go
+/// whole.
+struct Parts {
+    format: IngestFormat,
+    held: BytesMut,
+}
+
+impl Parts {
+    fn new(format: IngestFormat) -> Self {
+        Self { format, held: BytesMut::new() }
+    }
+
+    /// Reads more; false at the end of the input.
+    async fn fill(&mut self, input: &mut (impl AsyncRead + Unpin)) -> Result<bool, Failure> {
+        let target = self.held.len() + PART_BYTES;
+        self.held.reserve(PART_BYTES);
+        while self.held.len() < target {
+            if input.read_buf(&mut self.held).await.context("input")? == 0 {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// The next part to send, if one is complete.
+    fn next(&mut self, ended: bool) -> Result<Option<Bytes>, Failure> {
+        match self.format {
+            IngestFormat::Ndjson => Ok(self.take_lines(ended)),
+            // A quoted field may hold newlines, so only a whole file is safe to cut by the server.
+            IngestFormat::Csv | IngestFormat::Json | IngestFormat::Arrow => {
+                Ok((ended && !self.held.is_empty()).then(|| self.held.split().freeze()))
+            }
+        }
+    }
+
+    fn take_lines(&mut self, ended: bool) -> Option<Bytes> {
+        let end = if ended { self.held.len() } else { self.held.iter().rposition(|&byte| byte == b'\n')? + 1 };
+        let end = end.min(self.first_cut(end));
+        (end > 0).then(|| self.held.split_to(end).freeze())
+    }
+
+    /// The last line end within one part's size, so that parts stay small however much is held.
+    fn first_cut(&self, end: usize) -> usize {
+        if end <= 2 * PART_BYTES {
+            return end;
+        }
+        self.held[..2 * PART_BYTES].iter().rposition(|&byte| byte == b'\n').map_or(end, |place| place + 1)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn lines_are_never_cut_and_nothing_is_lost() {
+        let line = format!("{}\n", "x".repeat(1000));
+        let input = line.repeat(10_000) + "last line without an end";
+        let mut parts = Parts::new(IngestFormat::Ndjson);
+        let mut reader = input.as_bytes();
+        let mut joined = Vec::new();
+        loop {
+            let ended = !parts.fill(&mut reader).await.unwrap();
+            while let Some(part) = parts.next(ended).unwrap() {
+                assert!(ended || part.ends_with(b"\n"), "a part ends where a line ends");
+                joined.extend_from_slice(&part);
+            }
+            if ended {
+                break;
+            }
+        }
+        assert_eq!(joined, input.as_bytes());
+    }
+}

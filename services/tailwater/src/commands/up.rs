@@ -1,0 +1,121 @@
+//! `tailwater up`: all four services in one process, behind one address.
+
+use std::{
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use anyhow::Context as _;
+use runtime::{
+    admin,
+    catalog::{self, ApplyRequest},
+    config::Config,
+    edges::Edges,
+    metrics::{BuildInfo, Metrics},
+    process::{DRAIN_WITHIN, log_config},
+    signal,
+    tasks::{Fate, TaskGroup},
+    telemetry,
+};
+
+use crate::{
+    commands::{
+        Failure,
+        apply::{self, Wish},
+    },
+    output,
+};
+
+/// The four services at work.
+pub(crate) struct Running {
+    group: TaskGroup,
+    pub(crate) edges: Edges,
+    pub(crate) address: SocketAddr,
+}
+
+impl Running {
+    /// Opens the edges and starts the services.
+    pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
+        let group = TaskGroup::new();
+        signal::listen(group.stop())?;
+        let listener = admin::bind(&config.http.listen, "http.listen").await?;
+        let address = listener.local_addr()?;
+        let edges = Edges::open(config, "up", &group).await?;
+        let router = ingestion::router(config, &edges)
+            .merge(analysis::router(config, &edges))
+            .merge(admin::router(edges.health.clone(), metrics));
+        let stop = group.stop();
+        group.spawn("http", Fate::Critical, async move { Ok(admin::serve(listener, router, stop).await?) });
+        group.spawn("ingestion", Fate::Critical, ingestion::run(config.clone(), edges.clone(), group.stop()));
+        group.spawn("transformation", Fate::Critical, transformation::run(config.clone(), edges.clone(), group.stop()));
+        group.spawn("storage", Fate::Critical, storage::run(config.clone(), edges.clone(), group.stop()));
+        group.spawn("analysis", Fate::Critical, analysis::run(config.clone(), edges.clone(), group.stop()));
+        Ok(Self { group, edges, address })
+    }
+
+    /// Where it answers.
+    pub(crate) fn url(&self) -> String {
+        format!("http://{}", self.address)
+    }
+
+    /// Waits for a signal or a failure.
+    pub(crate) async fn stopped(&self) {
+        self.group.stop().stopped().await;
+    }
+
+    /// Drains and ends.
+    pub(crate) async fn finish(self) -> Result<(), Failure> {
+        self.group.finish(DRAIN_WITHIN).await.map_err(|failure| anyhow::Error::from(failure).into())
+    }
+}
+
+pub(crate) async fn run(config: Config, pipelines: Option<PathBuf>) -> Result<(), Failure> {
+    let _telemetry = telemetry::start(&config.telemetry, "up").map_err(anyhow::Error::from)?;
+    let metrics = Metrics::install(BuildInfo::of("up")).map_err(anyhow::Error::from)?;
+    log_config(&config);
+    let folders = pipeline_folders(pipelines.as_deref())?;
+    let running = Running::start(&config, metrics).await?;
+    for folder in &folders {
+        apply_folder(&running, folder).await?;
+    }
+    output::note(format!(
+        "Tailwater is up at {url}\n  log     {log}\n  tables  {store}\n  \
+         try     tailwater status | tailwater sql | curl {url}/readyz?verbose\n  Ctrl-C drains and stops; twice stops at once",
+        url = running.url(),
+        log = config.log.path.display(),
+        store = config.store.url,
+    ));
+    running.stopped().await;
+    output::note("draining");
+    running.finish().await
+}
+
+/// Pipelines beside the config are there when the program is up. A change that needs a permission is left to `apply`.
+async fn apply_folder(running: &Running, folder: &Path) -> Result<(), Failure> {
+    let wish = Wish { folder: folder.to_owned(), pipeline: None, replace: false, drop: false, dry_run: false };
+    let request = apply::request(&wish)?;
+    apply_request(running, &request).await.with_context(|| format!("pipeline folder `{}`", folder.display()))?;
+    Ok(())
+}
+
+/// Applies a pipeline in this process.
+pub(crate) async fn apply_request(running: &Running, request: &ApplyRequest) -> anyhow::Result<()> {
+    let answer = catalog::apply(running.edges.log.as_ref(), request).await?;
+    if answer.changed {
+        output::note(answer.plan.trim_end());
+    }
+    Ok(())
+}
+
+/// Every folder in `pipelines` that holds SQL; none when there is no such folder and none was named.
+pub(crate) fn pipeline_folders(named: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
+    let parent = named.unwrap_or_else(|| Path::new("pipelines"));
+    if named.is_none() && !parent.is_dir() {
+        return Ok(Vec::new());
+    }
+    let entries = std::fs::read_dir(parent).with_context(|| format!("folder `{}`", parent.display()))?;
+    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    folders.retain(|folder| folder.is_dir());
+    folders.sort();
+    Ok(folders)
+}

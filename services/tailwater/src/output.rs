@@ -1,0 +1,101 @@
+//! What goes to standard output and standard error. Data goes to the one, everything else to the other.
+#![allow(clippy::print_stdout, reason = "this is the command line's one place for it")]
+
+use std::io::{IsTerminal as _, Write as _};
+
+use serde::Serialize;
+
+use crate::arguments::Format;
+
+/// Prints one line of data.
+pub(crate) fn line(text: impl std::fmt::Display) {
+    println!("{text}");
+}
+
+/// Writes data as it is. A reader that went away (`| head`) is no failure.
+pub(crate) fn raw(bytes: &[u8]) -> std::io::Result<()> {
+    let mut out = std::io::stdout().lock();
+    out.write_all(bytes).and_then(|()| out.flush())
+}
+
+/// Tells the person at the terminal something that is not data.
+pub(crate) fn note(text: impl std::fmt::Display) {
+    eprintln!("{text}");
+}
+
+/// Prints an error once, with its causes.
+pub(crate) fn error(error: &anyhow::Error) {
+    let styled = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    let label = if styled { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
+    eprintln!("{label}: {}", runtime::exit::report(error.as_ref()));
+}
+
+/// A listing: the same rows for people and for programs.
+#[derive(Debug)]
+pub(crate) struct Listing<T> {
+    pub(crate) columns: &'static [&'static str],
+    pub(crate) rows: Vec<T>,
+}
+
+impl<T: Serialize> Listing<T> {
+    /// Prints the rows. `cells` makes the text of one row, in the order of `columns`.
+    pub(crate) fn print(&self, format: Format, cells: impl Fn(&T) -> Vec<String>) -> anyhow::Result<()> {
+        match format {
+            Format::Table => line(self.table(cells)),
+            Format::Json => line(serde_json::to_string_pretty(&self.rows)?),
+            Format::Ndjson => {
+                for row in &self.rows {
+                    line(serde_json::to_string(row)?);
+                }
+            }
+            Format::Csv => {
+                line(self.columns.join(","));
+                for row in &self.rows {
+                    line(cells(row).join(","));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Columns as wide as their widest cell; numbers to the right.
+    pub(crate) fn table(&self, cells: impl Fn(&T) -> Vec<String>) -> String {
+        let rows: Vec<Vec<String>> = self.rows.iter().map(cells).collect();
+        let width = |index: usize| {
+            let widest = rows.iter().map(|row| row[index].chars().count()).max().unwrap_or(0);
+            widest.max(self.columns[index].len())
+        };
+        let widths: Vec<usize> = (0..self.columns.len()).map(width).collect();
+        let header: Vec<String> = self.columns.iter().map(|&name| name.to_owned()).collect();
+        let rule: Vec<String> = widths.iter().map(|&width| "-".repeat(width)).collect();
+        let numeric = |index: usize| rows.iter().all(|row| is_number(&row[index]));
+        let right: Vec<bool> = (0..self.columns.len()).map(numeric).collect();
+        let lines = [&header, &rule].into_iter().chain(&rows).map(|row| align(row, &widths, &right));
+        lines.collect::<Vec<_>>().join("\n")
+    }
+}
+
+fn is_number(cell: &str) -> bool {
+    cell == "-" || cell.chars().next().is_some_and(|first| first.is_ascii_digit())
+}
+
+fn align(row: &[String], widths: &[usize], right: &[bool]) -> String {
+    let cells = row
+        .iter()
+        .zip(widths)
+        .zip(right)
+        .map(|((cell, &width), &right)| if right { format!("{cell:>width$}") } else { format!("{cell:<width$}") });
+    cells.collect::<Vec<_>>().join("  ").trim_end().to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_aligns_numbers_to_the_right() {
+        let listing = Listing { columns: &["name", "rows"], rows: vec![("orders", 330), ("x", 7)] };
+        let text = listing.table(|(name, rows)| vec![(*name).to_owned(), rows.to_string()]);
+        assert_eq!(text, "name    rows\n------  ----\norders   330\nx          7");
+    }
+}
