@@ -1,0 +1,46 @@
+//! Measurements: each stage on one core, and the whole path through real processes.
+//!
+//! Every figure is printed with what it was made from; `README.md` holds the tables and the commands. Rows per
+//! CPU-second counts the processor time of our own processes alone, so it survives a noisy machine.
+#![allow(clippy::print_stdout, reason = "a bench prints its figures")]
+
+mod path;
+mod stages;
+mod stopwatch;
+
+use clap::{Parser, Subcommand};
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+/// Measures Tailwater.
+#[derive(Debug, Parser)]
+#[command(
+    after_help = "Examples:\n  cargo run --release -p benches -- stages\n  cargo run --release -p benches -- path --rows 4000000 --rows-per-message 100\n  cargo run --release -p benches -- latency --rate 50000"
+)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Decode, codec, topics, transform, Parquet, commit: each by itself
+    Stages,
+    /// JSON in a topic → committed rows, through separate processes on Kafka, or one on the embedded log
+    Path(path::PathArguments),
+    /// Produce → visible in SELECT, at a steady rate
+    Latency(path::LatencyArguments),
+    /// Processor time and memory of `tailwater up` with nothing to do
+    Idle,
+}
+
+fn main() -> anyhow::Result<()> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    match Arguments::parse().command {
+        Command::Stages => stages::run(&runtime),
+        Command::Path(arguments) => path::run(&runtime, &arguments),
+        Command::Latency(arguments) => path::latency(&runtime, &arguments),
+        Command::Idle => path::idle(),
+    }
+}
