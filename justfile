@@ -1,0 +1,46 @@
+# What people type. Each recipe does exactly what CI does (.ci/run); none needs more than what CONTRIBUTING.md lists.
+
+# List the recipes.
+default:
+    @just --list
+
+# Format everything.
+fmt:
+    cargo fmt
+
+# Formatting and lints, as strict as CI.
+lint:
+    cargo fmt --check
+    cargo clippy --workspace --all-targets -- -D warnings
+
+# All tests. Real Kafka, S3 and Delta readers take part where they can be had; see CONTRIBUTING.md.
+test:
+    cargo test --workspace
+
+# Licences, sources and versions of everything that is linked in.
+deny:
+    cargo deny check bans licenses sources
+
+# All that CI does, with the time of each step.
+ci:
+    .ci/run
+
+# All four services in one process, with the pipelines that ship.
+up:
+    cargo run --release -- up --pipelines pipelines
+
+# See it run on real data, and end.
+demo:
+    cargo run --release -- demo --once
+
+# Measure; benches/README.md says what and how.
+bench *arguments:
+    cargo run --profile dist -p benches -- {{arguments}}
+
+# Kafka, an S3 server and the four services in containers; add `--profile observability` for dashboards.
+compose *arguments:
+    docker compose {{arguments}} up --build
+
+# Work out the expected answers of the shop queries anew, from the raw data (needs the Python package duckdb).
+expected:
+    python3 pipelines/shop/expected.py --write
