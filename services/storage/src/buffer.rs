@@ -3,7 +3,13 @@
 //! Pure but for the encoder it feeds. The invariant: rows enter in the order their messages were accepted, with the
 //! progress that covers them, so a flush is always a prefix.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use arrow::{
     array::{ArrayRef, Int32Array, Int64Array, RecordBatch, RecordBatchOptions},
@@ -25,6 +31,34 @@ pub(crate) struct FlushPolicy {
     pub(crate) age: Duration,
     /// How long progress without rows may go uncommitted: it only costs reading again.
     pub(crate) idle_age: Duration,
+}
+
+/// Encoded bytes held by all tables of the process; over the limit, each table flushes what it has.
+///
+/// The limit is a quarter of `storage.memory`: a flush under way holds its files too, and encoding needs room beside.
+#[derive(Clone, Debug)]
+pub(crate) struct SharedMemory {
+    held: Arc<AtomicUsize>,
+    limit: usize,
+}
+
+impl SharedMemory {
+    pub(crate) fn new(memory: usize) -> Self {
+        Self { held: Arc::default(), limit: memory / 4 }
+    }
+
+    /// One table's share went from `before` to `after`.
+    pub(crate) fn change(&self, before: usize, after: usize) {
+        if after >= before {
+            self.held.fetch_add(after - before, Ordering::Relaxed);
+        } else {
+            self.held.fetch_sub(before - after, Ordering::Relaxed);
+        }
+    }
+
+    pub(crate) fn is_exhausted(&self) -> bool {
+        self.held.load(Ordering::Relaxed) >= self.limit
+    }
 }
 
 /// How full a buffer is.
@@ -114,6 +148,18 @@ mod tests {
         assert!(!POLICY.is_full(&level));
         assert!(POLICY.is_full(&Level { bytes: 100, ..level }));
         assert!(POLICY.is_full(&Level { rows: 10, ..level }));
+    }
+
+    #[test]
+    fn tables_share_one_limit() {
+        let memory = SharedMemory::new(400);
+        let other = memory.clone();
+        memory.change(0, 60);
+        assert!(!other.is_exhausted());
+        other.change(0, 40);
+        assert!(memory.is_exhausted());
+        memory.change(60, 0);
+        assert!(!other.is_exhausted());
     }
 
     #[test]

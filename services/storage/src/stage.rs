@@ -13,29 +13,36 @@ use runtime::{
 };
 use topics::TopicName;
 
-use crate::worker::{Assignment, Worker};
+use crate::{
+    buffer::SharedMemory,
+    worker::{Assignment, Worker},
+};
 
 /// The service's part in supervision.
 pub struct StorageStage {
     config: Arc<Config>,
     edges: Edges,
     settlements: Settlements,
+    memory: SharedMemory,
 }
 
 impl StorageStage {
     /// A stage over the given edges.
     pub fn new(config: Config, edges: Edges, settlements: Settlements) -> Self {
-        Self { config: Arc::new(config), edges, settlements }
+        let memory = SharedMemory::new(config.storage.memory.as_usize());
+        Self { config: Arc::new(config), edges, settlements, memory }
     }
 
     fn plan(&self, table: &TableStage, channel: TopicName, partitions: BTreeSet<u32>) -> TaskPlan {
         let assignment = Arc::new(Assignment { table: table.clone(), channel, partitions });
         let key = assignment.key();
         let (config, edges, settlements) = (Arc::clone(&self.config), self.edges.clone(), self.settlements.clone());
+        let memory = self.memory.clone();
         let start = move |stop: Stop| {
             let (config, edges, settlements) = (Arc::clone(&config), edges.clone(), settlements.clone());
-            let assignment = Arc::clone(&assignment);
-            async move { Worker::start(&config, &edges, settlements, assignment).await?.run(&stop).await }.boxed()
+            let (assignment, memory) = (Arc::clone(&assignment), memory.clone());
+            async move { Worker::start(&config, &edges, settlements, memory, assignment).await?.run(&stop).await }
+                .boxed()
         };
         TaskPlan { key, start: Arc::new(start) }
     }

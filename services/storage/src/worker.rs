@@ -26,7 +26,7 @@ use topics::{Message, Reader, TopicError, TopicName};
 use tracing::Instrument as _;
 
 use crate::{
-    buffer::{FlushPolicy, Level, table_rows, table_schema},
+    buffer::{FlushPolicy, Level, SharedMemory, table_rows, table_schema},
     metrics,
     progress::Progress,
 };
@@ -77,6 +77,7 @@ pub(crate) struct Worker {
     traceparent: Option<String>,
     /// At home when no flush is under way.
     table: Option<Table>,
+    memory: SharedMemory,
     /// Checkpoints of the table's log being written, on threads of their own.
     upkeep: FuturesUnordered<BoxFuture<'static, bool>>,
 }
@@ -98,6 +99,7 @@ impl Worker {
         config: &Config,
         edges: &Edges,
         settlements: Settlements,
+        memory: SharedMemory,
         assignment: Arc<Assignment>,
     ) -> Result<Self, TaskError> {
         let schema = table_schema(&assignment.table.schema);
@@ -132,6 +134,7 @@ impl Worker {
             newest_event: None,
             traceparent: None,
             table: Some(table),
+            memory,
             upkeep: FuturesUnordered::new(),
             assignment,
         })
@@ -192,7 +195,8 @@ impl Worker {
 
     fn flush_is_due(&self) -> bool {
         let aged = self.policy.due(&self.level).is_some_and(|due| due <= Instant::now());
-        aged || self.policy.is_full(&self.level)
+        let crowded = self.level.bytes > 0 && self.memory.is_exhausted();
+        aged || crowded || self.policy.is_full(&self.level)
     }
 
     fn take(&mut self, partition: u32, messages: Vec<Message>) -> Result<(), TaskError> {
@@ -200,7 +204,9 @@ impl Worker {
             compute(|| self.take_message(partition, &message))
                 .map_err(|error| self.placed(partition, &message, error))?;
         }
+        let held = self.level.bytes;
         self.level.bytes = self.files.as_ref().map_or(0, FileWriter::buffered_bytes);
+        self.memory.change(held, self.level.bytes);
         self.level.rows = self.files.as_ref().map_or(0, FileWriter::rows);
         ::metrics::gauge!(metrics::BUFFERED_BYTES, "table" => self.assignment.table_name())
             .set(self.level.bytes as f64);
@@ -254,6 +260,7 @@ impl Worker {
         let advances =
             self.progress.advances(self.assignment.channel.as_str(), &self.flushed).map_err(TaskError::stop)?;
         self.flushed = self.progress.clone();
+        self.memory.change(self.level.bytes, 0);
         self.level = Level::default();
         let flush = FlushJob {
             table,
@@ -279,6 +286,13 @@ impl Worker {
             self.settlements.settle(&self.assignment.channel, partition, offset);
         }
         self.table = Some(table);
+    }
+}
+
+impl Drop for Worker {
+    /// What this life still holds goes with it.
+    fn drop(&mut self) {
+        self.memory.change(self.level.bytes, 0);
     }
 }
 

@@ -34,8 +34,10 @@ use topics::{Message, Reader, TopicName};
 
 use crate::metrics;
 
-/// How much is read before it is written: bounds the task's memory and the repeat after a crash.
-const READ_BYTES: usize = 4 << 20;
+/// The most that is read before it is written: it bounds a task's memory and the repeat after a crash.
+const MOST_READ_BYTES: usize = 4 << 20;
+/// A read takes about this many times its size while its rows are decoded, transformed and written.
+const READ_FACTOR: usize = 16;
 
 /// A branch of a view, and the input partition it is run over.
 pub(crate) struct Assignment {
@@ -70,6 +72,7 @@ pub(crate) struct Worker {
     settlements: Settlements,
     state: Checkpoint,
     pending: Pending,
+    read_bytes: usize,
     checkpoint_every: Duration,
     checkpointed_at: Instant,
 }
@@ -106,6 +109,7 @@ impl Worker {
             settlements,
             state,
             pending: Pending::default(),
+            read_bytes: MOST_READ_BYTES.min(config.transformation.memory.as_usize() / READ_FACTOR).max(1),
             checkpoint_every: config.transformation.checkpoint_every.into(),
             checkpointed_at: Instant::now(),
             assignment,
@@ -120,7 +124,7 @@ impl Worker {
             tokio::select! {
                 biased;
                 () = stop.stopped() => break,
-                messages = self.reader.read(READ_BYTES) => self.take(messages?).await?,
+                messages = self.reader.read(self.read_bytes) => self.take(messages?).await?,
                 () = tokio::time::sleep_until(due), if checkpointed < self.state.position => {}
             }
             if Instant::now() >= due && checkpointed < self.state.position {
