@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, btree_map};
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Origin, Position, Writer};
+use crate::{Origin, Position, Safeguard, Writer};
 
 /// What the one rule says of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,7 +59,10 @@ impl Ends {
     /// [`Gap`] when the message begins after the reader's end: halt this partition, never skip.
     pub fn judge(&self, origin: &Origin) -> Result<Verdict, Gap> {
         let end = self.get(&origin.writer);
-        if origin.from > end {
+        if Safeguard::Slicing.is_off() && origin.to > origin.from {
+            return Ok(Verdict::Take { from: origin.from });
+        }
+        if origin.from > end && !Safeguard::GapCheck.is_off() {
             return Err(Gap { writer: origin.writer.clone(), expected: end, found: origin.from });
         }
         Ok(if origin.to > end {
@@ -78,7 +81,8 @@ impl Ends {
     pub fn accept(&mut self, origin: &Origin) -> Result<Verdict, Gap> {
         let verdict = self.judge(origin)?;
         if let Verdict::Take { .. } = verdict {
-            self.0.insert(origin.writer.clone(), origin.to);
+            let end = self.0.entry(origin.writer.clone()).or_default();
+            *end = origin.to.max(*end);
         }
         Ok(verdict)
     }

@@ -10,6 +10,7 @@
 mod checkpoint;
 mod class;
 mod ends;
+mod fail_points;
 mod origin;
 mod position;
 mod totals;
@@ -17,6 +18,7 @@ mod totals;
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use class::ErrorClass;
 pub use ends::{Ends, Gap, Verdict};
+pub use fail_points::{CrashPoint, Safeguard};
 pub use origin::{InvalidOrigin, Origin, Writer};
 pub use position::{MAX_ROWS_PER_UNIT, Position};
 pub use totals::Totals;

@@ -6,6 +6,7 @@
 
 use std::sync::Arc;
 
+use delivery::CrashPoint;
 use deltalake_core::{DeltaTable, checkpoints::create_checkpoint};
 use tokio::{runtime::Handle, time::Instant};
 
@@ -38,6 +39,7 @@ impl CheckpointJob {
     /// Writes the checkpoint; true when it was written. A failure is logged as a warning, and the next checkpoint
     /// makes up for it. Dropped half-way, the work goes on to its end on its own thread.
     pub async fn run(self) -> bool {
+        CrashPoint::LogCheckpoint.pass();
         let started = Instant::now();
         let (table, version) = (Arc::clone(&self.name), self.version);
         let written = self.write().await;

@@ -1,7 +1,8 @@
 //! What every Tailwater process needs besides its own work: config, telemetry, tasks, shutdown, health, time and retries,
 //! and what every task over topics shares: the catalog, supervision, and writing channels.
 //!
-//! Invariant: every task has an owner, a name and a fate, and the environment is read in one module, [`config`].
+//! Invariant: every task has an owner, a name and a fate, and the environment is read in one module, [`config`]
+//! (what tests of our own ask for in [`fail_points`]).
 //! Deliberately absent: what a service does with the rows.
 
 pub mod admin;
@@ -13,6 +14,7 @@ pub mod config;
 pub mod dead_letters;
 pub mod edges;
 pub mod exit;
+pub mod fail_points;
 pub mod metrics;
 pub mod process;
 pub mod retry;

@@ -12,6 +12,7 @@ use crate::{
     config::{Config, LoadOptions, Override},
     edges::Edges,
     exit::{self, Code},
+    fail_points,
     metrics::{BuildInfo, Metrics},
     signal,
     tasks::{Fate, Stop, TaskGroup},
@@ -107,6 +108,10 @@ where
     if flags.print_config {
         eprintln!("{}", config.to_toml_masked());
         return ExitCode::from(Code::Ok);
+    }
+    if let Err(error) = fail_points::arm_from_process() {
+        eprintln!("error: {error}");
+        return ExitCode::from(Code::Usage);
     }
     run_to_end(serve(config))
 }

@@ -28,7 +28,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use delivery::ErrorClass;
+use delivery::{CrashPoint, ErrorClass};
 use futures::{FutureExt as _, future::BoxFuture};
 use pipeline::{Format, SourceStage};
 use runtime::{
@@ -229,6 +229,7 @@ impl Door {
         for (partition, receipt) in receipts {
             places.push(PartPlace { topic: source.topic.clone(), partition, offset: receipt.await? });
         }
+        CrashPoint::RequestDurable.pass();
         Ok(places)
     }
 

@@ -9,7 +9,7 @@
 use std::{sync::Arc, time::Duration};
 
 use batch::Compression;
-use delivery::{Checkpoint, Position, Writer};
+use delivery::{Checkpoint, CrashPoint, Position, Writer};
 use lake::{Checkpoints, Lake};
 use pipeline::SourceStage;
 use runtime::{
@@ -262,7 +262,9 @@ impl Life {
         checkpoint.outputs = self.writer.ends().into_iter().collect();
         checkpoint.totals = progress.totals;
         checkpoint.max_event_time = progress.max_event_time;
+        CrashPoint::OutputDurable.pass();
         let put = self.checkpoints.put(self.worker.partition, &checkpoint).await;
+        CrashPoint::CheckpointPut.pass();
         metrics::count_checkpoint(put.is_ok());
         self.kept_at = Instant::now();
         match put {

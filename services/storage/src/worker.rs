@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use arrow::datatypes::SchemaRef;
 use batch::{Envelope, Limits, decode_batch, decode_envelope, rows_from};
-use delivery::Verdict;
+use delivery::{CrashPoint, Verdict};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lake::{Commit, CommitOutcome, FileWriter, Lake, Table, TableSpec, WriterOptions};
 use pipeline::TableStage;
@@ -318,6 +318,7 @@ impl FlushJob {
                 files.push(encoded.upload(&self.lake).await?);
             }
         }
+        CrashPoint::FilesUploaded.pass();
         let rows: u64 = files.iter().map(|file| file.rows).sum();
         let commit = Commit { files, advances: self.advances, info: serde_json::Map::new() };
         let outcome = self.table.commit(commit).await?;

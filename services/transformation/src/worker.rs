@@ -15,7 +15,7 @@ use arrow::{
     datatypes::SchemaRef,
 };
 use batch::{Limits, decode_batch, decode_envelope, rows_from, without_offsets};
-use delivery::{Checkpoint, Position, Totals, Verdict, Writer};
+use delivery::{Checkpoint, CrashPoint, Position, Totals, Verdict, Writer};
 use engine::{EngineError, RowProgram};
 use lake::Checkpoints;
 use pipeline::{Branch, ViewStage};
@@ -256,7 +256,9 @@ impl Worker {
         self.writer.write_rejected_heartbeat(&stretch).await?;
         self.writer.settle().await?;
         self.state.outputs = self.writer.ends().into();
+        CrashPoint::OutputDurable.pass();
         self.checkpoints.put(self.assignment.partition, &self.state).await?;
+        CrashPoint::CheckpointPut.pass();
         self.settlements.settle(&self.assignment.input, self.assignment.partition, self.state.position.offset);
         self.checkpointed_at = Instant::now();
         Ok(())
