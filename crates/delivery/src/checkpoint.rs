@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ends, Position, Totals};
+use crate::{Ends, Gap, Origin, Position, Totals, Verdict, Witness};
 
 /// The format this build writes and the only one it reads.
 const FORMAT: u8 = 1;
@@ -30,6 +30,16 @@ pub struct Checkpoint {
     /// Per writer of the input channel, the watermark it last announced, in microseconds UTC.
     #[serde(default)]
     pub watermarks: BTreeMap<String, i64>,
+    /// The last message taken before `position`: what must still stand there when the task goes on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub witness: Option<Witness>,
+    /// What the log calls the input topic's incarnation; empty where it was not asked.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub input: String,
+    /// The task began where its input no longer began at its start: what writers made before is not part of its
+    /// history, and a writer it sees for the first time is taken on from there.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub begins_late: bool,
 }
 
 /// A checkpoint that cannot be used.
@@ -64,12 +74,26 @@ impl Checkpoint {
             totals: Totals::default(),
             max_event_time: None,
             watermarks: BTreeMap::new(),
+            witness: None,
+            input: String::new(),
+            begins_late: false,
         }
     }
 
     /// The end of what was written to `port`.
     pub fn output(&self, port: &str) -> Position {
         self.outputs.get(port).copied().unwrap_or(Position::START)
+    }
+
+    /// Judges a message of the input channel and moves the writer's end when its rows are to be taken.
+    ///
+    /// # Errors
+    /// As [`Ends::accept`].
+    pub fn accept(&mut self, origin: &Origin) -> Result<Verdict, Gap> {
+        if self.begins_late && !self.ends.knows(&origin.writer) {
+            self.ends.set(origin.writer.clone(), origin.from);
+        }
+        self.ends.accept(origin)
     }
 
     /// Encodes as JSON.

@@ -43,6 +43,11 @@ impl Ends {
         self.0.get(writer).copied().unwrap_or(Position::START)
     }
 
+    /// Whether anything of this writer was ever seen.
+    pub fn knows(&self, writer: &Writer) -> bool {
+        self.0.contains_key(writer)
+    }
+
     /// Restores an end, for example from a table or a checkpoint.
     pub fn set(&mut self, writer: Writer, end: Position) {
         self.0.insert(writer, end);

@@ -14,6 +14,7 @@ mod fail_points;
 mod origin;
 mod position;
 mod totals;
+mod witness;
 
 pub use checkpoint::{Checkpoint, CheckpointError};
 pub use class::ErrorClass;
@@ -22,6 +23,7 @@ pub use fail_points::{CrashPoint, Safeguard};
 pub use origin::{InvalidOrigin, Origin, Writer};
 pub use position::{MAX_ROWS_PER_UNIT, Position};
 pub use totals::Totals;
+pub use witness::Witness;
 
 #[cfg(test)]
 mod tests;

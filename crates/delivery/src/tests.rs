@@ -211,3 +211,31 @@ proptest! {
         prop_assert_eq!(&taken[..], &expected[..taken.len()], "seed {}", seed);
     }
 }
+
+#[test]
+fn a_task_that_begins_late_takes_each_writer_on_from_where_it_first_sees_it() {
+    let origin =
+        |writer: &str, from, to| Origin::new(Writer::new(writer), Position::at(from), Position::at(to)).unwrap();
+    let mut early = Checkpoint::start();
+    assert!(early.accept(&origin("w", 5, 7)).is_err(), "a task that saw the beginning of its input misses [0, 5)");
+    let mut late = Checkpoint::at(Position::at(9));
+    late.begins_late = true;
+    assert_eq!(late.accept(&origin("w", 5, 7)).unwrap(), Verdict::Take { from: Position::at(5) });
+    assert_eq!(late.accept(&origin("w", 0, 6)).unwrap(), Verdict::Repeat);
+    assert_eq!(late.accept(&origin("w", 6, 9)).unwrap(), Verdict::Take { from: Position::at(7) });
+    assert!(late.accept(&origin("w", 10, 11)).is_err(), "from there on a gap is a gap");
+    assert_eq!(late.accept(&origin("new", 0, 1)).unwrap(), Verdict::Take { from: Position::START });
+}
+
+#[test]
+fn a_checkpoint_of_before_witnesses_is_read() {
+    let old = r#"{"format":1,"position":{"offset":7,"row":0},"outputs":{},"ends":{},
+        "totals":{"read":1,"emitted":1,"rejected":0,"filtered":0,"late":0},"max_event_time":null}"#;
+    let mut expected = Checkpoint::at(Position::at(7));
+    expected.totals = Totals { read: 1, emitted: 1, ..Totals::default() };
+    assert_eq!(Checkpoint::from_bytes(old.as_bytes()).unwrap(), expected);
+    expected.witness = Some(Witness::of(6, 1_000, [None, Some(b"row".as_slice())]));
+    expected.input = "i".into();
+    expected.begins_late = true;
+    assert_eq!(Checkpoint::from_bytes(&expected.to_bytes()).unwrap(), expected);
+}
