@@ -89,6 +89,9 @@ where
         two_members_share_and_the_one_who_stays_takes_over,
         a_member_follows_its_subscription,
         a_topic_made_later_is_taken_up,
+        a_topic_that_grows_keeps_what_it_has,
+        growing_to_fewer_partitions_changes_nothing,
+        members_share_the_partitions_a_topic_gains,
     );
 }
 
@@ -435,6 +438,50 @@ async fn a_topic_made_later_is_taken_up(subject: &Subject) {
     let settings = TopicSettings { partitions: 2, ..TopicSettings::default() };
     subject.log.create(&later, &settings).await.expect("create");
     owns(&mut member, &all_of(&[(&there, 1), (&later, 2)])).await;
+}
+
+async fn a_topic_that_grows_keeps_what_it_has(subject: &Subject) {
+    let topic = filled(subject, 3).await;
+    let mut reader = open(subject, &topic, 0, 1).await;
+    assert_eq!(collect(&mut reader, 1).await[0].offset, 1);
+    let before = subject.log.describe(&topic).await.expect("describe").expect("there");
+    assert_eq!(subject.log.grow(&topic, 3).await.expect("grown"), 3);
+    let after = subject.log.describe(&topic).await.expect("describe").expect("there");
+    assert_eq!((after.partitions, after.incarnation), (3, before.incarnation));
+    // An open reader, its partition and the new ones all work on.
+    assert_eq!(durable(subject, &topic, 0, b"more").await, 3);
+    let rest = collect(&mut reader, 2).await;
+    assert_eq!((rest[0].offset, rest[1].offset), (2, 3));
+    for partition in [1, 2] {
+        let span = subject.log.span(&topic, partition).await.expect("span");
+        assert_eq!(span, Span { start: 0, end: 0 });
+        assert_eq!(durable(subject, &topic, partition, b"new").await, 0);
+        assert_eq!(read_from(subject, &topic, partition, 0, 1).await[0].payload, b"new".as_slice());
+    }
+}
+
+async fn growing_to_fewer_partitions_changes_nothing(subject: &Subject) {
+    let topic = topic(subject, 3).await;
+    for partitions in [0, 2, 3] {
+        assert_eq!(subject.log.grow(&topic, partitions).await.expect("asked"), 3);
+    }
+    match subject.log.grow(&fresh_name(), 3).await {
+        Err(TopicError::UnknownTopic { .. }) => {}
+        other => panic!("expected an unknown topic, found {other:?}"),
+    }
+    // Several may want the same growth at once.
+    let wishes = (0..4).map(|_| subject.log.grow(&topic, 5));
+    for grown in futures::future::join_all(wishes).await {
+        assert_eq!(grown.expect("grown"), 5);
+    }
+}
+
+async fn members_share_the_partitions_a_topic_gains(subject: &Subject) {
+    let topic = topic(subject, 1).await;
+    let mut member = join(subject, fresh_name().as_str(), &[&topic]).await;
+    owns(&mut member, &all_of(&[(&topic, 1)])).await;
+    subject.log.grow(&topic, 3).await.expect("grown");
+    owns(&mut member, &all_of(&[(&topic, 3)])).await;
 }
 
 fn fresh_name() -> TopicName {

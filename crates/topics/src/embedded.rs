@@ -235,6 +235,16 @@ impl Log for EmbeddedLog {
         done.await.unwrap_or(Err(TopicError::Closed))
     }
 
+    async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        let found = self.0.shared.topic(topic)?.settings.partitions;
+        if found >= partitions {
+            return Ok(found);
+        }
+        let (reply, done) = oneshot::channel();
+        self.0.shared.queue.push(Op::Grow { topic: topic.clone(), partitions, reply })?;
+        done.await.unwrap_or(Err(TopicError::Closed))
+    }
+
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {
         let shared = &self.0.shared;
         Ok(shared.topic(topic).ok().map(|topic| Description {

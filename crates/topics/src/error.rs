@@ -40,6 +40,10 @@ pub enum TopicError {
     )]
     OffsetAhead { topic: TopicName, partition: u32, requested: u64, end: u64 },
 
+    /// Another topic of the same name has taken the place of the one that was read.
+    #[error("topic `{topic}` was deleted and created again while it was read; look at the new one from its beginning")]
+    Recreated { topic: TopicName },
+
     /// The message does not fit into the topic.
     #[error(
         "message of {bytes} bytes for `{topic}`/{partition} exceeds the {limit} bytes that topic takes; send smaller messages or raise the limit of the topic"
@@ -124,7 +128,7 @@ impl TopicError {
     /// What to do about it.
     pub fn class(&self) -> ErrorClass {
         match self {
-            Self::AppendFailed { .. } | Self::Unreachable { .. } => ErrorClass::Retry,
+            Self::AppendFailed { .. } | Self::Unreachable { .. } | Self::Recreated { .. } => ErrorClass::Retry,
             Self::TooLarge { .. } => ErrorClass::Reject,
             Self::Kafka { class, .. } => *class,
             Self::UnknownTopic { .. }

@@ -3,8 +3,9 @@
 //! Invariant: positions come from the caller and never from group offsets; appends are idempotent,
 //! acknowledged by all in-sync replicas, and never leave a gap. Every queue is bounded in bytes.
 //!
-//! Deliberately absent: Kafka transactions (exactly-once comes from positions), telling a topic from
-//! one of the same name made later (librdkafka does not show topic ids), and trimming by itself.
+//! Deliberately absent: Kafka transactions (exactly-once comes from positions), a name for a topic's
+//! incarnation (librdkafka shows topic ids to nobody; an open reader hears that one has changed, and
+//! who goes on later compares a message), and trimming by itself.
 
 mod admin;
 mod client;
@@ -114,6 +115,10 @@ impl Drop for Inner {
 impl Log for KafkaLog {
     async fn create(&self, topic: &TopicName, settings: &TopicSettings) -> Result<Creation, TopicError> {
         self.0.admin.create(topic, settings).await
+    }
+
+    async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        self.0.admin.grow(topic, partitions).await
     }
 
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {

@@ -34,6 +34,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use delivery::Witness;
 use tokio::sync::oneshot;
 
 pub use clock::{Clock, wall_clock};
@@ -58,6 +59,15 @@ pub struct Message {
     pub payload: Bytes,
     /// Empty when the message has none.
     pub headers: Headers,
+}
+
+impl Message {
+    /// What tells this message from any other at the same offset.
+    pub fn witness(&self) -> Witness {
+        let headers = self.headers.iter().flat_map(|(name, value)| [Some(name.as_bytes()), Some(value.as_ref())]);
+        let parts = [self.key.as_deref(), Some(self.payload.as_ref())].into_iter().chain(headers);
+        Witness::of(self.offset, self.timestamp_ms, parts)
+    }
 }
 
 /// A message to append.
@@ -102,7 +112,8 @@ pub trait Reader: Send {
     /// **Cancel safety**: a call that is dropped half way has consumed nothing.
     ///
     /// **Errors**: [`TopicError::OffsetGone`] when retention overtook this reader,
-    /// [`TopicError::UnknownTopic`] when the topic was deleted.
+    /// [`TopicError::UnknownTopic`] when the topic was deleted, [`TopicError::Recreated`] where the log notices that
+    /// one of the same name took its place: nothing of the new one was read then.
     async fn read(&mut self, max_bytes: usize) -> Result<Vec<Message>, TopicError>;
 }
 
@@ -213,6 +224,12 @@ pub struct Span {
 pub trait Log: Send + Sync {
     /// Makes sure a topic exists. Once this returns, the topic can be read and appended to.
     async fn create(&self, topic: &TopicName, settings: &TopicSettings) -> Result<Creation, TopicError>;
+
+    /// Gives a topic more partitions where it has fewer than asked for; how many it has now. Messages, readers and
+    /// offsets of the partitions that are there stay as they are, and groups share the new ones.
+    ///
+    /// **Errors**: [`TopicError::UnknownTopic`].
+    async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError>;
 
     /// Describes a topic; `None` where it does not exist.
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError>;

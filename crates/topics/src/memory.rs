@@ -331,6 +331,21 @@ impl Log for MemoryLog {
         Ok(Creation::Created)
     }
 
+    async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        let mut state = self.0.state.lock();
+        let found = &mut state.topic(topic)?.partitions;
+        let grown = found.len() < partitions as usize;
+        while found.len() < partitions as usize {
+            found.push(Partition::new());
+        }
+        let count = found.len() as u32;
+        drop(state);
+        if grown {
+            self.0.groups.topic(topic, count);
+        }
+        Ok(count)
+    }
+
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {
         let state = self.0.state.lock();
         Ok(state.topics.get(topic).map(|topic| Description {

@@ -58,7 +58,7 @@ pub(super) struct TopicState {
     pub(super) name: TopicName,
     pub(super) settings: TopicSettings,
     pub(super) sent: Sent,
-    partitions: Vec<PartitionState>,
+    partitions: Vec<Arc<PartitionState>>,
 }
 
 /// Where a partition stands.
@@ -128,7 +128,21 @@ impl TopicState {
             sent: Sent::of(&name),
             name,
             settings: record.settings,
-            partitions: places.into_iter().map(PartitionState::new).collect(),
+            partitions: places.into_iter().map(PartitionState::new).map(Arc::new).collect(),
+        }
+    }
+
+    /// The same topic with more partitions. Those that are there are shared with the former state, which readers and
+    /// appends under way still hold.
+    pub(super) fn grown(&self, record: TopicRecord) -> Self {
+        let missing = (record.settings.partitions as usize).saturating_sub(self.partitions.len());
+        let new = (0..missing).map(|_| Arc::new(PartitionState::new(Place::default())));
+        Self {
+            id: record.id,
+            sent: Sent::of(&self.name),
+            name: self.name.clone(),
+            settings: record.settings,
+            partitions: self.partitions.iter().cloned().chain(new).collect(),
         }
     }
 
@@ -138,7 +152,7 @@ impl TopicState {
     }
 
     pub(super) fn partitions(&self) -> impl Iterator<Item = (u32, &PartitionState)> {
-        (0..).zip(&self.partitions)
+        (0..).zip(self.partitions.iter().map(Arc::as_ref))
     }
 }
 
@@ -192,7 +206,8 @@ impl Shared {
         self.topics.read().values().cloned().collect()
     }
 
-    pub(super) fn add_topic(&self, topic: TopicState) {
+    /// Adds a topic, or puts a grown one in the place of the former.
+    pub(super) fn set_topic(&self, topic: TopicState) {
         let (name, partitions) = (topic.name.clone(), topic.settings.partitions);
         self.topics.write().insert(name.clone(), Arc::new(topic));
         self.groups.topic(&name, partitions);
@@ -266,6 +281,7 @@ fn read_topics(database: &Database) -> Result<Vec<StoredTopic>, redb::Error> {
 pub(super) enum Op {
     Append(Append),
     Create { topic: TopicName, settings: TopicSettings, reply: oneshot::Sender<Result<Creation, TopicError>> },
+    Grow { topic: TopicName, partitions: u32, reply: oneshot::Sender<Result<u32, TopicError>> },
     Trim { topic: Arc<TopicState>, partition: u32, before: u64, reply: oneshot::Sender<Result<(), TopicError>> },
 }
 

@@ -60,6 +60,7 @@ impl Writer {
             match op {
                 Op::Append(append) => appends.push(append),
                 Op::Create { topic, settings, reply } => drop(reply.send(self.create(topic, settings))),
+                Op::Grow { topic, partitions, reply } => drop(reply.send(self.grow(&topic, partitions))),
                 Op::Trim { topic, partition, before, reply } => {
                     drop(reply.send(self.trim_to(topic, partition, before)))
                 }
@@ -134,7 +135,7 @@ impl Writer {
             .store_topic(&name, settings)
             .map_err(|error| storage_error(&self.shared.path, "creating a topic", error))?;
         let places = vec![Place::default(); record.settings.partitions as usize];
-        self.shared.add_topic(TopicState::new(name, record, places));
+        self.shared.set_topic(TopicState::new(name, record, places));
         Ok(Creation::Created)
     }
 
@@ -151,6 +152,25 @@ impl Writer {
         };
         transaction.commit()?;
         Ok(record)
+    }
+
+    fn grow(&self, name: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        let topic = self.shared.topic(name)?;
+        if topic.settings.partitions < partitions {
+            let settings = TopicSettings { partitions, ..topic.settings.clone() };
+            let record = TopicRecord { id: topic.id, settings };
+            self.store_record(name, &record)
+                .map_err(|error| storage_error(&self.shared.path, "growing a topic", error))?;
+            self.shared.set_topic(topic.grown(record));
+        }
+        Ok(topic.settings.partitions.max(partitions))
+    }
+
+    fn store_record(&self, name: &TopicName, record: &TopicRecord) -> Result<(), redb::Error> {
+        let transaction = self.begin()?;
+        transaction.open_table(TOPICS)?.insert(name.as_str(), record.encode().as_slice())?;
+        transaction.commit()?;
+        Ok(())
     }
 
     fn schedule_trim(&mut self) {
@@ -228,6 +248,7 @@ fn refuse(op: Op, error: &TopicError) {
     match op {
         Op::Append(append) => append.pending.settle(Err(error.clone())),
         Op::Create { reply, .. } => drop(reply.send(Err(error.clone()))),
+        Op::Grow { reply, .. } => drop(reply.send(Err(error.clone()))),
         Op::Trim { reply, .. } => drop(reply.send(Err(error.clone()))),
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use delivery::ErrorClass;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
@@ -69,6 +69,27 @@ impl Admin {
                 self.wait_until_there(topic, settings.partitions).await?;
                 Ok(Creation::Created)
             }
+        }
+    }
+
+    /// Adds the partitions that are missing; how many there are now.
+    pub(super) async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        let found = self.partitions(topic).await?.ok_or_else(|| TopicError::UnknownTopic { topic: topic.clone() })?;
+        if found >= partitions {
+            return Ok(found);
+        }
+        let doing = || format!("grow topic `{topic}` from {found} to {partitions} partitions");
+        let options = AdminOptions::new().request_timeout(Some(REQUEST)).operation_timeout(Some(REQUEST));
+        let wish = NewPartitions::new(topic.as_str(), partitions as usize);
+        let results = self.client.create_partitions([&wish], &options).await;
+        let results = results.map_err(|error| failed(doing(), error))?;
+        match results.into_iter().next() {
+            // Somebody else has grown it meanwhile.
+            Some(Err((_, RDKafkaErrorCode::InvalidPartitions))) | Some(Ok(_)) | None => {
+                self.wait_until_there(topic, partitions).await?;
+                Ok(self.partitions(topic).await?.unwrap_or(partitions).max(partitions))
+            }
+            Some(Err((_, code))) => Err(failed(doing(), KafkaError::AdminOp(code))),
         }
     }
 

@@ -1,7 +1,9 @@
 //! What all clients of librdkafka have in common: a quiet log, and errors with a class.
 //!
-//! Invariant: however loud librdkafka is, each client logs at most once a second.
+//! Invariant: however loud librdkafka is, each client logs at most once a second. One of its lines is more than a line:
+//! it says that a topic was deleted and created again, which librdkafka knows (by the topic's id) and tells nowhere else.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -21,19 +23,30 @@ pub(super) struct Quiet {
     client: &'static str,
     report: Throttle,
     last_error: Mutex<Option<String>>,
+    recreations: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Quiet {
     pub(super) fn new(client: &'static str) -> Self {
-        Self { client, report: Throttle::once_a_second(), last_error: Mutex::new(None) }
+        Self { client, report: Throttle::once_a_second(), last_error: Mutex::new(None), recreations: Mutex::default() }
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.lock().clone()
     }
 
+    /// How often this client has seen the topic's name taken over by another topic.
+    pub(super) fn recreations(&self, topic: &str) -> u64 {
+        self.recreations.lock().get(topic).copied().unwrap_or(0)
+    }
+
     pub(super) fn take_log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
-        if level as i32 > RDKafkaLogLevel::Warning as i32 {
+        if let Some(topic) = recreated(message) {
+            *self.recreations.lock().entry(topic.to_owned()).or_default() += 1;
+        }
+        if level as i32 == RDKafkaLogLevel::Debug as i32 {
+            tracing::trace!(client = self.client, facility, message, "librdkafka");
+        } else if level as i32 > RDKafkaLogLevel::Warning as i32 {
             tracing::debug!(client = self.client, facility, message, "librdkafka");
         } else if let Some(held_back) = self.report.pass() {
             tracing::warn!(client = self.client, facility, message, held_back, "librdkafka");
@@ -62,6 +75,15 @@ impl ClientContext for Quiet {
 }
 
 impl ConsumerContext for Quiet {}
+
+/// The topic whose id has changed, where that is what a log line says. A topic seen for the first time had no id.
+fn recreated(line: &str) -> Option<&str> {
+    let (before, ids) = line.split_once(" changed id from ")?;
+    let (old, _new) = ids.split_once(" to ")?;
+    let (_, topic) = before.rsplit_once("Topic ")?;
+    let had_none = old.bytes().all(|letter| matches!(letter, b'A' | b'='));
+    (!had_none).then_some(topic)
+}
 
 /// A reason that librdkafka gave in words only.
 #[derive(Debug)]
@@ -122,4 +144,18 @@ pub(super) fn needs_a_person(code: RDKafkaErrorCode) -> bool {
             | Code::InvalidTopic
             | Code::PolicyViolation
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_topic_that_had_an_id_was_created_again() {
+        let line =
+            |old: &str| format!("[thrd:main]: Topic shop.orders changed id from {old} to kpkuQTbrTMqCvhLDXu0Slw");
+        assert_eq!(recreated(&line("AAAAAAAAAAAAAAAAAAAAAA")), None);
+        assert_eq!(recreated(&line("M0dpb2PSSYa2FVGdRVMWpQ")), Some("shop.orders"));
+        assert_eq!(recreated("[thrd:main]: Topic shop.orders [0] Leader 1 Epoch 0"), None);
+    }
 }

@@ -183,7 +183,12 @@ impl KafkaConfig {
             // A new reader waits for the fetch under way, so that must not be long.
             ("fetch.wait.max.ms", "100".to_owned()),
         ];
-        self.build(&ours, &[OF_MEMBERS, OF_PRODUCERS])
+        let mut config = self.build(&ours, &[OF_MEMBERS, OF_PRODUCERS]);
+        // Only at this level does librdkafka say that a topic was deleted and created again.
+        config.set_log_level(RDKafkaLogLevel::Debug);
+        let wished = self.properties.get("debug");
+        config.set("debug", wished.map_or_else(|| "topic".to_owned(), |wished| format!("topic,{wished}")));
+        config
     }
 
     /// Takes part in a group, and fetches nothing.

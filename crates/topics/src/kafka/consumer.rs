@@ -155,6 +155,7 @@ impl Clients {
             arena: Arena::new(),
             woken,
             failure: None,
+            recreations: client.consumer.context().recreations(topic.as_str()),
             received: Received::of(topic),
             asking,
             client,
@@ -175,6 +176,8 @@ pub(super) struct KafkaReader {
     woken: Arc<Notify>,
     /// What librdkafka reported and has not been answered yet.
     failure: Option<KafkaError>,
+    /// As many as when this reader was opened, or what it reads is another topic.
+    recreations: u64,
     received: Received,
     asking: Arc<Client>,
     client: Arc<Client>,
@@ -253,6 +256,10 @@ impl Reader for KafkaReader {
                 return Err(self.diagnose(error).await);
             }
             let batch = self.drain(max_bytes);
+            // librdkafka goes on at the same offset of the new topic; what it brings from there is not taken.
+            if self.client.consumer.context().recreations(self.topic.as_str()) != self.recreations {
+                return Err(TopicError::Recreated { topic: self.topic.clone() });
+            }
             if !batch.is_empty() {
                 self.received.count(&batch);
                 return Ok(batch);

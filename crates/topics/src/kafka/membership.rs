@@ -13,7 +13,7 @@ use async_trait::async_trait;
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
-use rdkafka::error::{KafkaError, KafkaResult};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode};
 use rdkafka::types::RDKafkaRespErr;
 use rdkafka::{ClientContext, Offset, TopicPartitionList};
 use tokio::sync::watch;
@@ -73,8 +73,14 @@ impl Rebalances {
     fn take_failure(&self, group: &str, error: KafkaError) {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
         if fatal || error.rdkafka_error_code().is_some_and(needs_a_person) {
-            let failure = failed(format!("keep a place in group `{group}`"), error);
-            self.publish(|state| state.failure = Some(failure));
+            let fix = match error.rdkafka_error_code() {
+                Some(RDKafkaErrorCode::FencedInstanceId) => {
+                    ": another process came with the same `group.instance.id`; give each its own"
+                }
+                _ => "",
+            };
+            let failure = failed(format!("keep a place in group `{group}`{fix}"), error);
+            self.publish(|state| *state = State { owned: Owned::new(), failure: Some(failure) });
         }
     }
 }

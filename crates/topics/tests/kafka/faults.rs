@@ -143,6 +143,59 @@ async fn a_reader_of_a_topic_that_is_deleted_hears_of_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_hears_that_its_topic_was_created_again_and_gets_nothing_of_the_new_one() {
+    let Some(brokers) = shared().await else {
+        return;
+    };
+    let log = connect(&brokers).await;
+    // Where the reader looks before the new topic has grown, it finds it too short; the other case is the bad one.
+    for round in 0..8 {
+        let topic = name(&format!("recreated-{round}"));
+        log.create(&topic, &TopicSettings::default()).await.expect("created");
+        for number in 0..3 {
+            append(&log, &topic, format!("old {number}")).await.await.expect("durable");
+        }
+        let mut reader = log.reader(&topic, 0, 0).await.expect("reader");
+        let mut seen = 0;
+        while seen < 3 {
+            seen += reader.read(1 << 20).await.expect("read").len();
+        }
+        recreate(&brokers, &topic).await;
+        let error = loop {
+            let read = tokio::time::timeout(Duration::from_secs(60), reader.read(1 << 20)).await;
+            let error = read.expect("a word within a minute").expect_err("nothing of the new topic is read");
+            if error.class() != ErrorClass::Retry || matches!(error, TopicError::Recreated { .. }) {
+                break error;
+            }
+        };
+        match error {
+            TopicError::Recreated { topic: found } => return assert_eq!(found, topic),
+            TopicError::OffsetAhead { .. } | TopicError::UnknownTopic { .. } => {}
+            other => panic!("expected a recreated topic, found {other:?}"),
+        }
+    }
+    panic!("the reader always looked too early");
+}
+
+/// Deletes a topic and makes another of the same name, with more in it.
+async fn recreate(brokers: &str, topic: &TopicName) {
+    let other = connect(brokers).await;
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", brokers).create().expect("client");
+    admin.delete_topics(&[topic.as_str()], &AdminOptions::new()).await.expect("deleted");
+    while other.create(topic, &TopicSettings::default()).await.expect("asked") != topics::Creation::Created {
+        tokio::task::yield_now().await;
+    }
+    let mut receipts = Vec::new();
+    for number in 0..10 {
+        receipts.push(append(&other, topic, format!("new {number}")).await);
+    }
+    for receipt in receipts {
+        receipt.await.expect("durable");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn only_what_is_committed_is_read_and_counted() {
     let Some(brokers) = shared().await else {
         return;

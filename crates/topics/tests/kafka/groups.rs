@@ -19,12 +19,21 @@ async fn topic(log: &KafkaLog, text: &str, partitions: u32) -> TopicName {
 }
 
 async fn until(member: &mut Box<dyn Membership>, partitions: usize) -> BTreeSet<(TopicName, u32)> {
-    loop {
-        let owned = member.changed().await.expect("changed");
-        if owned.len() == partitions {
-            return owned;
+    let owned = async {
+        loop {
+            let owned = member.changed().await.expect("changed");
+            if owned.len() == partitions {
+                return owned;
+            }
         }
-    }
+    };
+    tokio::time::timeout(Duration::from_secs(60), owned).await.expect("the share within a minute")
+}
+
+/// Closing waits until the member has left, or has said that it will be back.
+async fn close(log: KafkaLog, member: Box<dyn Membership>) {
+    drop(member);
+    tokio::task::spawn_blocking(move || drop(log)).await.expect("closed");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -78,8 +87,90 @@ async fn the_new_group_protocol_divides_work_between_two_clients() {
     let mut two = second.join("new", vec![topic.clone()]).await.expect("joined");
     let (of_one, of_two) = tokio::join!(until(&mut one, 2), until(&mut two, 2));
     assert!(of_one.is_disjoint(&of_two));
+    // A topic that grows while they work is shared, too.
+    first.grow(&topic, 6).await.expect("grown");
+    let (of_one, of_two) = tokio::join!(until(&mut one, 3), until(&mut two, 3));
+    assert!(of_one.is_disjoint(&of_two));
+    let leaving = std::time::Instant::now();
     drop(one);
-    until(&mut two, 4).await;
+    until(&mut two, 6).await;
+    // Far below the session time-out of 45 s.
+    assert!(leaving.elapsed() < Duration::from_secs(20), "{:?}", leaving.elapsed());
+}
+
+/// The properties of a member with a name of its own, under either protocol.
+fn named<'a>(protocol: &'a str, name: &'a str) -> Vec<(&'a str, &'a str)> {
+    let mut properties = vec![("group.protocol", protocol), ("group.instance.id", name)];
+    if protocol == "classic" {
+        properties.push(("session.timeout.ms", "45000"));
+    }
+    properties
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_with_a_name_of_its_own_comes_back_to_its_partitions_and_disturbs_nobody() {
+    let Some(brokers) = shared().await else {
+        return;
+    };
+    for protocol in ["classic", "consumer"] {
+        let connect = async |name| KafkaLog::connect(with(&brokers, &named(protocol, name))).await.expect("connected");
+        let (first, second) = (connect("one").await, connect("two").await);
+        let topic = topic(&first, &format!("static-{protocol}"), 4).await;
+        let group = format!("static-{protocol}");
+        let mut one = first.join(&group, vec![topic.clone()]).await.expect("joined");
+        until(&mut one, 4).await;
+        let mut two = second.join(&group, vec![topic.clone()]).await.expect("joined");
+        let (of_one, of_two) = tokio::join!(until(&mut one, 2), until(&mut two, 2));
+        assert!(of_one.is_disjoint(&of_two));
+        close(first, one).await;
+        let again = connect("one").await;
+        let mut one = again.join(&group, vec![topic.clone()]).await.expect("joined");
+        assert_eq!(until(&mut one, 2).await, of_one, "{protocol}");
+        // Whatever changed for the other is not what it owns.
+        while let Ok(changed) = tokio::time::timeout(Duration::from_secs(3), two.changed()).await {
+            assert_eq!(changed.expect("changed"), of_two, "{protocol}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_name_serves_all_groups_of_a_process() {
+    let Some(brokers) = shared().await else {
+        return;
+    };
+    let log = KafkaLog::connect(with(&brokers, &named("classic", "everything"))).await.expect("connected");
+    let topic = topic(&log, "static-groups", 2).await;
+    let mut members = Vec::new();
+    for group in ["static-ingestion", "static-transformation", "static-storage"] {
+        members.push(log.join(group, vec![topic.clone()]).await.expect("joined"));
+    }
+    for member in &mut members {
+        until(member, 2).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_former_of_two_processes_with_one_name_hears_of_the_mistake() {
+    let Some(brokers) = shared().await else {
+        return;
+    };
+    let connect = async || KafkaLog::connect(with(&brokers, &named("classic", "same"))).await.expect("connected");
+    let (first, second) = (connect().await, connect().await);
+    let topic = topic(&first, "static-twice", 2).await;
+    let mut one = first.join("static-twice", vec![topic.clone()]).await.expect("joined");
+    until(&mut one, 2).await;
+    let mut two = second.join("static-twice", vec![topic.clone()]).await.expect("joined");
+    until(&mut two, 2).await;
+    let heard = async {
+        loop {
+            if let Err(error) = one.changed().await {
+                return error;
+            }
+        }
+    };
+    let error = tokio::time::timeout(Duration::from_secs(60), heard).await.expect("a word within a minute");
+    assert_eq!(error.class(), delivery::ErrorClass::Stop);
+    assert!(error.to_string().contains("group.instance.id"), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
