@@ -152,6 +152,17 @@ pub enum LakeError {
         /// The object.
         path: String,
     },
+    /// Where a task began is written down, but not legibly.
+    #[error(
+        "`{path}` says where a task began and cannot be read; restore it, or drop and recreate the source or view to begin anew"
+    )]
+    Beginning {
+        /// The object.
+        path: String,
+        /// What is wrong with it.
+        #[source]
+        source: delivery::CheckpointError,
+    },
     /// The Delta library could not write a checkpoint of a log.
     #[error("checkpoint of table `{table}` at version {version} was not written")]
     Checkpoint {
