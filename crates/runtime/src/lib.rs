@@ -15,6 +15,7 @@ pub mod dead_letters;
 pub mod edges;
 pub mod exit;
 pub mod fail_points;
+pub mod input;
 pub mod metrics;
 pub mod process;
 pub mod retry;

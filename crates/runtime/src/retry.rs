@@ -114,8 +114,13 @@ impl fmt::Display for TaskError {
 }
 
 impl From<topics::TopicError> for TaskError {
+    /// A topic that is not there may come (back): the task waits for it, and then looks whether it is the same.
     fn from(error: topics::TopicError) -> Self {
-        Self::new(error.class(), error)
+        use topics::TopicError::{UnknownPartition, UnknownTopic};
+        match error {
+            UnknownTopic { .. } | UnknownPartition { .. } => Self::retry(error),
+            other => Self::new(other.class(), other),
+        }
     }
 }
 
