@@ -4,19 +4,20 @@
 //! set of keyed tasks. A task that fails with class retry is started again after a back-off, one of class stop is
 //! halted and shown as not ready with its reason, and the others go on. The invariant: at most one task per key runs
 //! in this process. Two owners of one partition in two processes are harmless by the one rule, so nothing here fences.
+//! A partition that is taken away is drained, or dropped after [`DRAIN_WITHIN`]; a task that stands still though it has
+//! input is shown as not ready and begun anew ([`STALLED_AFTER`]).
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+mod progress;
+mod tasks;
+mod watchdog;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use delivery::ErrorClass;
-use futures::future::BoxFuture;
-use parking_lot::Mutex;
+use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use pipeline::Graph;
-use tokio::{task::JoinSet, time::Instant};
-use topics::{Log, Membership, TopicName};
+use tokio::time::{Instant, MissedTickBehavior};
+use topics::{Log, Membership, TopicError, TopicName};
 
 use crate::{
     admin::{CheckHandle, Health},
@@ -25,18 +26,28 @@ use crate::{
     tasks::Stop,
 };
 
+pub use progress::{Progress, Settlements};
+pub use tasks::DRAIN_WITHIN;
+pub use watchdog::STALLED_AFTER;
+
+use tasks::{Answered, Ended, Tasks, ask};
+use watchdog::LOOK_EVERY;
+
 /// How often positions are reported to the group: only lag tools and autoscalers read them.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// How often a stage looks after its topics while the catalog does not change.
+const TEND_EVERY: Duration = Duration::from_secs(30);
 
 /// Starts one life of a task.
-pub type Start = Arc<dyn Fn(Stop) -> BoxFuture<'static, Result<(), TaskError>> + Send + Sync>;
+pub type Start = Arc<dyn Fn(Stop, Progress) -> BoxFuture<'static, Result<(), TaskError>> + Send + Sync>;
 
 /// A piece of work and how to start it.
 #[derive(Clone)]
 pub struct TaskPlan {
     /// Names the work; a task runs as long as its key is wanted.
     pub key: String,
-    /// Called for each life of the task. It ends when asked to stop, or with an error.
+    /// Called for each life of the task. It says how far it is, and ends when asked to stop, or with an error. It may
+    /// be dropped at any await.
     pub start: Start,
 }
 
@@ -50,6 +61,15 @@ pub trait Stage: Send + Sync + 'static {
     fn tasks(&self, graph: &Arc<Graph>, assigned: &BTreeSet<(TopicName, u32)>) -> Vec<TaskPlan>;
     /// Creates the topics this stage owns, before they are subscribed to.
     fn ensure(&self, graph: Arc<Graph>) -> BoxFuture<'static, Result<(), TaskError>>;
+    /// Looks after the stage's topics now and then: an error says what a person should know. Creates nothing, because
+    /// whoever deletes a topic may be about to create it anew.
+    fn tend(&self, _graph: Arc<Graph>) -> BoxFuture<'static, Result<(), TaskError>> {
+        async { Ok(()) }.boxed()
+    }
+    /// How long a task may stand still before its life is given up. It is shown as not ready after [`STALLED_AFTER`].
+    fn patience(&self) -> Duration {
+        STALLED_AFTER
+    }
 }
 
 /// What supervision needs.
@@ -66,36 +86,26 @@ pub struct StageContext {
     pub settlements: Settlements,
 }
 
-/// Positions tasks have made durable, on their way to the group's offsets. Cheap to clone.
-#[derive(Clone, Default)]
-pub struct Settlements(Arc<Mutex<BTreeMap<(TopicName, u32), u64>>>);
-
-impl Settlements {
-    /// Everything before `offset` is durable downstream.
-    pub fn settle(&self, topic: &TopicName, partition: u32, offset: u64) {
-        self.0.lock().insert((topic.clone(), partition), offset);
-    }
-
-    fn take(&self) -> Vec<(TopicName, u32, u64)> {
-        let settled = std::mem::take(&mut *self.0.lock());
-        settled.into_iter().map(|((topic, partition), offset)| (topic, partition, offset)).collect()
-    }
-}
-
 /// Runs a stage until asked to stop, then waits for its tasks to drain.
 ///
 /// # Errors
 /// When the group cannot be joined for a reason that waiting does not cure.
 pub async fn supervise(stage: Arc<dyn Stage>, context: StageContext, stop: Stop) -> anyhow::Result<()> {
     let membership_check = context.health.check(format!("{} membership", stage.name()));
+    let topics_check = context.health.check(format!("{} topics", stage.name()));
     membership_check.set_waiting("joining");
     let Some(membership) = join(&context, &membership_check, &stop).await? else { return Ok(()) };
     let mut supervisor = Supervisor {
-        tasks: Tasks::new(stage.name(), context.health.clone()),
+        tasks: Tasks::new(stage.name(), context.health.clone(), stage.patience()),
         graph: Arc::default(),
         assigned: BTreeSet::new(),
         subscribed: BTreeSet::new(),
         ensure_at: None,
+        membership_after: None,
+        errands: FuturesUnordered::new(),
+        asking: false,
+        tending: false,
+        topics_check,
         ensure_backoff: Backoff::new(Duration::from_millis(200), Duration::from_secs(10)),
         membership,
         membership_check,
@@ -129,41 +139,63 @@ struct Supervisor {
     context: StageContext,
     membership: Box<dyn Membership>,
     membership_check: CheckHandle,
+    topics_check: CheckHandle,
     graph: Arc<Graph>,
     assigned: BTreeSet<(TopicName, u32)>,
     subscribed: BTreeSet<TopicName>,
     /// When the stage's topics are to be created and subscribed to (again).
     ensure_at: Option<Instant>,
     ensure_backoff: Backoff,
+    /// When a membership that failed is to be asked again.
+    membership_after: Option<Instant>,
+    /// Questions to the log that are under way, so that a log that does not answer holds up nothing else.
+    errands: FuturesUnordered<BoxFuture<'static, Event>>,
+    asking: bool,
+    tending: bool,
     tasks: Tasks,
 }
 
 enum Event {
     Catalog,
     Ensure,
-    Assigned(Result<BTreeSet<(TopicName, u32)>, topics::TopicError>),
+    Assigned(Result<BTreeSet<(TopicName, u32)>, TopicError>),
+    AskMembership,
     Ended(Ended),
     Restart,
+    Abandon,
     Settle,
+    Look,
+    Answers(Vec<Answered>),
+    Tend,
+    Tended(Result<(), TaskError>),
 }
 
 impl Supervisor {
     async fn run(&mut self, stop: &Stop) {
-        let mut settle = tokio::time::interval(SETTLE_EVERY);
-        settle.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut settle, mut look, mut tend) = (every(SETTLE_EVERY), every(LOOK_EVERY), every(TEND_EVERY));
         self.context.catalog.mark_changed();
         loop {
-            let restart_at = self.tasks.next_restart();
+            let (restart_at, abandon_at) = (self.tasks.next_restart(), self.tasks.next_abandon());
             let event = tokio::select! {
                 () = stop.stopped() => return,
                 ended = self.tasks.ended() => Event::Ended(ended),
                 Ok(()) = self.context.catalog.changed() => Event::Catalog,
-                assigned = self.membership.changed() => Event::Assigned(assigned),
+                assigned = self.membership.changed(), if self.membership_after.is_none() => Event::Assigned(assigned),
+                Some(event) = self.errands.next() => event,
+                () = sleep_until(self.membership_after) => Event::AskMembership,
                 () = sleep_until(self.ensure_at) => Event::Ensure,
                 () = sleep_until(restart_at) => Event::Restart,
+                () = sleep_until(abandon_at) => Event::Abandon,
                 _ = settle.tick() => Event::Settle,
+                _ = look.tick() => Event::Look,
+                _ = tend.tick() => Event::Tend,
             };
-            self.handle(event).await;
+            // What waits for the log is cut off, too: whoever stops must not wait for a broker.
+            tokio::select! {
+                biased;
+                () = self.handle(event) => {}
+                () = stop.stopped() => return,
+            }
         }
     }
 
@@ -182,23 +214,70 @@ impl Supervisor {
                 self.assigned = assigned;
                 self.reconcile();
             }
-            Event::Assigned(Err(error)) => {
-                self.membership_check.set_waiting(error.to_string());
-                tracing::warn!(stage = self.stage.name(), %error, "group membership failed");
-                tokio::time::sleep(self.ensure_backoff.next()).await;
-            }
+            Event::Assigned(Err(error)) => self.membership_failed(&error),
+            Event::AskMembership => self.membership_after = None,
             Event::Ended(ended) => self.tasks.bury(ended),
             Event::Restart => self.tasks.restart_due(),
+            Event::Abandon => self.tasks.abandon_late(),
             Event::Settle => self.report_positions().await,
+            Event::Look => self.look(),
+            Event::Answers(answers) => {
+                self.asking = false;
+                self.tasks.hear(answers);
+            }
+            Event::Tend => self.tend(),
+            Event::Tended(outcome) => self.tended(outcome),
+        }
+    }
+
+    /// A place in the group that is lost for good belongs to somebody else now, and so does the work.
+    fn membership_failed(&mut self, error: &TopicError) {
+        self.membership_check.set_waiting(error.to_string());
+        tracing::warn!(stage = self.stage.name(), %error, "group membership failed");
+        self.membership_after = Some(Instant::now() + self.ensure_backoff.next());
+        if error.class() == ErrorClass::Stop {
+            self.assigned.clear();
+            self.reconcile();
+        }
+    }
+
+    fn look(&mut self) {
+        let questions = self.tasks.look();
+        if questions.is_empty() || self.asking {
+            return;
+        }
+        self.asking = true;
+        let log = Arc::clone(&self.context.log);
+        self.errands.push(ask(log, questions).map(Event::Answers).boxed());
+    }
+
+    fn tend(&mut self) {
+        // While topics are still being created there is nothing to look after.
+        if self.tending || self.ensure_at.is_some() {
+            return;
+        }
+        self.tending = true;
+        self.errands.push(self.stage.tend(Arc::clone(&self.graph)).map(Event::Tended).boxed());
+    }
+
+    fn tended(&mut self, outcome: Result<(), TaskError>) {
+        self.tending = false;
+        match outcome {
+            Ok(()) if self.ensure_at.is_none() => self.topics_check.set_ready(""),
+            Ok(()) => {}
+            Err(error) => self.topics_check.set_waiting(error.to_string()),
         }
     }
 
     /// Creates the stage's topics and subscribes to its inputs; tries again later when the log does not let it.
     async fn ensure(&mut self) {
         self.ensure_at = None;
-        if let Err(error) = self.stage.ensure(Arc::clone(&self.graph)).await {
-            self.membership_check.set_waiting(error.to_string());
-            self.ensure_at = Some(Instant::now() + self.ensure_backoff.next());
+        match self.stage.ensure(Arc::clone(&self.graph)).await {
+            Ok(()) => self.topics_check.set_ready(""),
+            Err(error) => {
+                self.topics_check.set_waiting(error.to_string());
+                self.ensure_at = Some(Instant::now() + self.ensure_backoff.next());
+            }
         }
         let wanted = self.stage.topics(&self.graph);
         if wanted == self.subscribed {
@@ -220,7 +299,7 @@ impl Supervisor {
         self.tasks.want(self.stage.tasks(&self.graph, &self.assigned));
     }
 
-    async fn report_positions(&self) {
+    async fn report_positions(&mut self) {
         let positions = self.context.settlements.take();
         let ours = |(topic, partition, _): &(TopicName, u32, u64)| self.assigned.contains(&(topic.clone(), *partition));
         let positions: Vec<_> = positions.into_iter().filter(ours).collect();
@@ -233,6 +312,12 @@ impl Supervisor {
     }
 }
 
+fn every(period: Duration) -> tokio::time::Interval {
+    let mut interval = tokio::time::interval(period);
+    interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    interval
+}
+
 async fn sleep_until(when: Option<Instant>) {
     match when {
         Some(when) => tokio::time::sleep_until(when).await,
@@ -240,162 +325,6 @@ async fn sleep_until(when: Option<Instant>) {
     }
 }
 
-/// A task's end.
-struct Ended {
-    key: String,
-    outcome: Result<(), TaskError>,
-}
-
-/// The tasks of one stage, by key.
-struct Tasks {
-    stage: String,
-    health: Health,
-    running: JoinSet<Ended>,
-    wanted: BTreeMap<String, Task>,
-    /// Stopping tasks whose key is no longer wanted, or wanted anew once they have ended.
-    stopping: BTreeSet<String>,
-}
-
-struct Task {
-    plan: TaskPlan,
-    state: State,
-    backoff: Backoff,
-    started: Instant,
-    check: CheckHandle,
-}
-
-enum State {
-    Running(Stop),
-    /// Waits for the former life of the same key to end.
-    Queued,
-    /// Failed; starts again then.
-    Waiting(Instant),
-    /// Failed for good.
-    Halted,
-}
-
-/// A life this long makes the next failure a first one.
-const HEALTHY_AFTER: Duration = Duration::from_secs(60);
-
-impl Tasks {
-    fn new(stage: &str, health: Health) -> Self {
-        Self {
-            stage: stage.to_owned(),
-            health,
-            running: JoinSet::new(),
-            wanted: BTreeMap::new(),
-            stopping: BTreeSet::new(),
-        }
-    }
-
-    /// Makes exactly these tasks run: starts the new ones, asks the others to stop.
-    fn want(&mut self, plans: Vec<TaskPlan>) {
-        let mut plans: BTreeMap<String, TaskPlan> = plans.into_iter().map(|plan| (plan.key.clone(), plan)).collect();
-        let unwanted: Vec<String> = self.wanted.keys().filter(|key| !plans.contains_key(*key)).cloned().collect();
-        for key in unwanted {
-            self.retire(&key);
-        }
-        plans.retain(|key, _| !self.wanted.contains_key(key));
-        for (key, plan) in plans {
-            let check = self.health.check(format!("{} {key}", self.stage));
-            let backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(15));
-            let task = Task { plan, state: State::Queued, backoff, started: Instant::now(), check };
-            self.wanted.insert(key.clone(), task);
-            self.start(&key);
-        }
-    }
-
-    fn retire(&mut self, key: &str) {
-        let Some(task) = self.wanted.remove(key) else { return };
-        task.check.remove();
-        if let State::Running(stop) = task.state {
-            stop.request();
-            self.stopping.insert(key.to_owned());
-        }
-    }
-
-    fn start(&mut self, key: &str) {
-        let Some(task) = self.wanted.get_mut(key) else { return };
-        if self.stopping.contains(key) {
-            task.state = State::Queued;
-            return;
-        }
-        let stop = Stop::new();
-        let life = (task.plan.start)(stop.clone());
-        let key = key.to_owned();
-        task.state = State::Running(stop);
-        task.started = Instant::now();
-        task.check.set_ready("running");
-        // A panic is caught here so that the task's key is not lost with it.
-        self.running.spawn(async move {
-            let outcome = futures::FutureExt::catch_unwind(std::panic::AssertUnwindSafe(life)).await;
-            let outcome = outcome.unwrap_or_else(|_| Err(TaskError::retry(anyhow::anyhow!("task panicked"))));
-            Ended { key, outcome }
-        });
-    }
-
-    /// Waits for a task to end. Cancel safe; never resolves while none runs.
-    async fn ended(&mut self) -> Ended {
-        loop {
-            match self.running.join_next().await {
-                Some(Ok(ended)) => return ended,
-                Some(Err(error)) => tracing::error!(stage = self.stage, %error, "task ended without a word"),
-                None => std::future::pending().await,
-            }
-        }
-    }
-
-    fn bury(&mut self, ended: Ended) {
-        let Ended { key, outcome } = ended;
-        if self.stopping.remove(&key) {
-            self.start(&key);
-            return;
-        }
-        let Some(task) = self.wanted.get_mut(&key) else { return };
-        if task.started.elapsed() >= HEALTHY_AFTER {
-            task.backoff.reset();
-        }
-        let error = outcome.err().unwrap_or_else(|| TaskError::retry(anyhow::anyhow!("task ended by itself")));
-        metrics::counter!("tailwater_runtime_task_failures_total", "stage" => self.stage.clone(),
-            "class" => error.class().as_str())
-        .increment(1);
-        task.check.set_waiting(error.to_string());
-        if error.class() == ErrorClass::Stop {
-            tracing::error!(stage = self.stage, task = key, %error, "task halted; it needs a person");
-            task.state = State::Halted;
-        } else {
-            let pause = task.backoff.next();
-            tracing::warn!(stage = self.stage, task = key, %error, pause_ms = pause.as_millis() as u64, "task failed");
-            task.state = State::Waiting(Instant::now() + pause);
-        }
-    }
-
-    fn next_restart(&self) -> Option<Instant> {
-        self.wanted
-            .values()
-            .filter_map(|task| if let State::Waiting(when) = task.state { Some(when) } else { None })
-            .min()
-    }
-
-    fn restart_due(&mut self) {
-        let now = Instant::now();
-        let due = |task: &Task| matches!(task.state, State::Waiting(when) if when <= now);
-        let keys: Vec<String> = self.wanted.iter().filter(|(_, task)| due(task)).map(|(key, _)| key.clone()).collect();
-        for key in keys {
-            self.start(&key);
-        }
-    }
-
-    /// Asks all tasks to stop and waits until they have.
-    async fn drain(&mut self) {
-        let keys: Vec<String> = self.wanted.keys().cloned().collect();
-        for key in keys {
-            self.retire(&key);
-        }
-        while let Some(ended) = self.running.join_next().await {
-            if let Ok(Ended { key, outcome: Err(error) }) = ended {
-                tracing::warn!(stage = self.stage, task = key, %error, "task failed while draining; it will be done again");
-            }
-        }
-    }
-}
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests;

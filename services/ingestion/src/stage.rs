@@ -66,7 +66,7 @@ impl Stage for IngestionStage {
                 let worker = Arc::new(self.worker(source, topic, *partition));
                 plans.push(TaskPlan {
                     key: format!("{}/{partition}", worker.stage()),
-                    start: Arc::new(move |stop| Arc::clone(&worker).run(stop).boxed()),
+                    start: Arc::new(move |stop, progress| Arc::clone(&worker).live(stop, progress).boxed()),
                 });
             }
         }
@@ -84,6 +84,24 @@ impl Stage for IngestionStage {
                 }
             }
             first_error.map_or(Ok(()), Err)
+        }
+        .boxed()
+    }
+
+    fn tend(&self, graph: Arc<Graph>) -> BoxFuture<'static, Result<(), TaskError>> {
+        let log = Arc::clone(&self.edges.log);
+        async move {
+            for source in &graph.sources {
+                if log.describe(&channels::topic(&source.topic)?).await?.is_none() {
+                    return Err(TaskError::retry(anyhow::anyhow!(
+                        "topic `{}` of source `{}.{}` is gone; drop the source, or create the topic and recreate the source",
+                        source.topic,
+                        source.pipeline,
+                        source.name
+                    )));
+                }
+            }
+            Ok(())
         }
         .boxed()
     }

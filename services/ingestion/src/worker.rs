@@ -2,29 +2,30 @@
 //!
 //! The invariant of hop 1: same unit, same rows, same order, whatever life of the task decodes it. Rejected rows are
 //! durable before the data message that covers their stretch is appended, a checkpoint is written only after everything
-//! made from before its position is durable, and a task without one starts where the topic begins.
+//! made from before its position is durable, and a task without one starts where it once began (`runtime::input`).
 //!
 //! Deliberately absent: ownership (two lives at once write the same rows) and retries (the supervisor's).
 
 use std::{sync::Arc, time::Duration};
 
 use batch::Compression;
-use delivery::{Checkpoint, CrashPoint, Position, Writer};
+use delivery::{Checkpoint, CrashPoint, Position, Witness, Writer};
 use lake::{Checkpoints, Lake};
 use pipeline::SourceStage;
 use runtime::{
     channel_writer::{ChannelWriter, ChannelWriterOptions, PortTarget},
     channels,
     config::IngestionConfig,
+    input::Input,
     retry::TaskError,
-    supervisor::Settlements,
+    supervisor::{self, Settlements},
     tasks::{Stop, compute},
 };
 use tokio::{
     sync::Semaphore,
     time::{Instant, sleep_until},
 };
-use topics::{Log, Message, Reader, Span, TopicError, TopicName};
+use topics::{Log, Message, Reader, TopicError, TopicName};
 
 use crate::{
     batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless},
@@ -60,21 +61,6 @@ pub struct Worker {
     pub slots: Arc<Semaphore>,
 }
 
-/// The newest checkpoint and the topic do not fit each other: rows would be lost or mixed up.
-#[derive(Debug, thiserror::Error)]
-enum CannotResume {
-    #[error(
-        "topic `{topic}`/{partition} now begins at offset {start}, the newest checkpoint is at {position}: retention \
-         overtook this source and rows are gone; drop and recreate the source to go on from {start}"
-    )]
-    Overtaken { topic: TopicName, partition: u32, start: u64, position: Position },
-    #[error(
-        "topic `{topic}`/{partition} ends at offset {end}, the newest checkpoint is at {position}: it was recreated or \
-         truncated; drop and recreate the source to read it from its beginning"
-    )]
-    Ahead { topic: TopicName, partition: u32, end: u64, position: Position },
-}
-
 impl Worker {
     /// The writer's name, the same in every life.
     pub fn writer(&self) -> Writer {
@@ -86,13 +72,23 @@ impl Worker {
         format!("{}.{}.{}", self.source.pipeline, self.source.name, self.source.incarnation)
     }
 
+    /// One life that nobody watches: from the newest checkpoint until asked to stop.
+    ///
+    /// # Errors
+    /// As [`live`](Self::live).
+    pub async fn run(self: Arc<Self>, stop: Stop) -> Result<(), TaskError> {
+        self.live(stop, supervisor::Progress::default()).await
+    }
+
     /// One life: from the newest checkpoint until asked to stop.
     ///
     /// # Errors
-    /// Class retry: start again, from the checkpoint. Class stop: see [`CannotResume`].
-    pub async fn run(self: Arc<Self>, stop: Stop) -> Result<(), TaskError> {
+    /// Class retry: start again, from the checkpoint. Class stop: see [`runtime::input::CannotResume`].
+    pub async fn live(self: Arc<Self>, stop: Stop, reached: supervisor::Progress) -> Result<(), TaskError> {
         let mut life = self.begin().await?;
         loop {
+            // What waits in the batcher is neither done nor stuck: its time comes.
+            reached.reached(&self.topic, self.partition, life.stretcher.progress().position.offset);
             match life.next_event(&stop).await? {
                 Event::Messages(messages) => life.batcher.push(messages, Instant::now()),
                 Event::Time => {}
@@ -109,12 +105,14 @@ impl Worker {
 
     async fn begin(self: &Arc<Self>) -> Result<Life, TaskError> {
         let checkpoints = Checkpoints::new(&self.lake, &self.stage());
-        let newest = checkpoints.newest(self.partition).await?;
-        let span = self.log.span(&self.topic, self.partition).await?;
-        let checkpoint = self.resume(newest, span).map_err(TaskError::stop)?;
+        let (log, topic, partition) = (self.log.as_ref(), &self.topic, self.partition);
+        let name = format!("source `{}.{}`", self.source.pipeline, self.source.name);
+        let input = Input { log, checkpoints: &checkpoints, topic, partition, reader: &name };
+        let (checkpoint, reader) = input.open().await?;
+        for channel in [&self.source.channel, &self.source.rejected] {
+            channels::follow(log, &channels::topic(channel)?, topic, partition).await?;
+        }
         tracing::info!(topic = %self.topic, partition = self.partition, position = %checkpoint.position, "reading");
-        let reader = self.log.reader(&self.topic, self.partition, checkpoint.position.offset).await;
-        let reader = reader.map_err(overtaken)?;
         let writer = ChannelWriter::new(self.log.appender(), self.writer_options()?, &checkpoint);
         let progress = Progress::from_checkpoint(&checkpoint);
         Ok(Life {
@@ -133,23 +131,12 @@ impl Worker {
             kept_at: Instant::now(),
             covered: checkpoint.position,
             bytes_since: 0,
+            first: checkpoint.witness.is_none(),
+            input: checkpoint.input,
+            begins_late: checkpoint.begins_late,
+            witness: checkpoint.witness,
             worker: Arc::clone(self),
         })
-    }
-
-    /// Where to go on: the checkpoint, or the beginning of the topic.
-    fn resume(&self, newest: Option<Checkpoint>, span: Span) -> Result<Checkpoint, CannotResume> {
-        let (topic, partition) = (self.topic.clone(), self.partition);
-        match newest {
-            None => Ok(Checkpoint::at(Position::at(span.start))),
-            Some(Checkpoint { position, .. }) if position.offset < span.start => {
-                Err(CannotResume::Overtaken { topic, partition, start: span.start, position })
-            }
-            Some(Checkpoint { position, .. }) if position.offset > span.end => {
-                Err(CannotResume::Ahead { topic, partition, end: span.end, position })
-            }
-            Some(checkpoint) => Ok(checkpoint),
-        }
     }
 
     fn writer_options(&self) -> Result<ChannelWriterOptions, TaskError> {
@@ -201,6 +188,12 @@ struct Life {
     covered: Position,
     /// Input since the newest checkpoint.
     bytes_since: usize,
+    /// Nothing tells yet which topic this is: the first checkpoint is put as soon as there is something to put.
+    first: bool,
+    /// See [`Checkpoint`].
+    input: String,
+    begins_late: bool,
+    witness: Option<Witness>,
 }
 
 impl Life {
@@ -223,6 +216,7 @@ impl Life {
         }
         let slots = Arc::clone(&self.worker.slots);
         let _slot = slots.acquire().await.map_err(TaskError::stop)?;
+        self.witness = run.last().map(Message::witness);
         let bytes = run.iter().map(|message| message.payload.len()).sum();
         self.metrics.count_read(run.len(), bytes);
         self.bytes_since += bytes;
@@ -241,6 +235,7 @@ impl Life {
 
     fn checkpoint_at(&self) -> Option<Instant> {
         let every: Duration = self.worker.config.checkpoint_every.get();
+        let every = if self.first { Duration::ZERO } else { every };
         (self.stretcher.progress().position > self.kept).then(|| self.kept_at + every)
     }
 
@@ -262,11 +257,15 @@ impl Life {
         checkpoint.outputs = self.writer.ends().into_iter().collect();
         checkpoint.totals = progress.totals;
         checkpoint.max_event_time = progress.max_event_time;
+        checkpoint.input = self.input.clone();
+        checkpoint.begins_late = self.begins_late;
+        checkpoint.witness = self.witness;
         CrashPoint::OutputDurable.pass();
         let put = self.checkpoints.put(self.worker.partition, &checkpoint).await;
         CrashPoint::CheckpointPut.pass();
         metrics::count_checkpoint(put.is_ok());
         self.kept_at = Instant::now();
+        self.first = false;
         match put {
             Ok(()) => {
                 self.kept = checkpoint.position;

@@ -1,6 +1,6 @@
 //! Which tasks the assigned partitions make: one for each table that reads any of them.
 
-use std::{collections::BTreeSet, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use futures::{FutureExt as _, future::BoxFuture};
 use pipeline::{Graph, TableStage};
@@ -8,7 +8,7 @@ use runtime::{
     config::Config,
     edges::Edges,
     retry::TaskError,
-    supervisor::{Settlements, Stage, TaskPlan},
+    supervisor::{Progress, STALLED_AFTER, Settlements, Stage, TaskPlan},
     tasks::Stop,
 };
 use topics::TopicName;
@@ -38,11 +38,14 @@ impl StorageStage {
         let key = assignment.key();
         let (config, edges, settlements) = (Arc::clone(&self.config), self.edges.clone(), self.settlements.clone());
         let memory = self.memory.clone();
-        let start = move |stop: Stop| {
+        let start = move |stop: Stop, progress: Progress| {
             let (config, edges, settlements) = (Arc::clone(&config), edges.clone(), settlements.clone());
             let (assignment, memory) = (Arc::clone(&assignment), memory.clone());
-            async move { Worker::start(&config, &edges, settlements, memory, assignment).await?.run(&stop).await }
-                .boxed()
+            async move {
+                let worker = Worker::start(&config, &edges, settlements, memory, assignment).await?;
+                worker.run(&stop, &progress).await
+            }
+            .boxed()
         };
         TaskPlan { key, start: Arc::new(start) }
     }
@@ -67,6 +70,11 @@ impl Stage for StorageStage {
             }
         }
         plans
+    }
+
+    /// A flush is one step, and a slow store may take minutes over a large file: cut off, it would begin it anew.
+    fn patience(&self) -> Duration {
+        3 * STALLED_AFTER
     }
 
     /// Channels are made by their writers.

@@ -17,7 +17,7 @@ use runtime::{
     config::Config,
     edges::Edges,
     retry::TaskError,
-    supervisor::Settlements,
+    supervisor::{self, Settlements},
     tasks::{Stop, compute},
     telemetry,
 };
@@ -141,11 +141,16 @@ impl Worker {
     }
 
     /// Works until asked to stop, then commits what it holds.
-    pub(crate) async fn run(mut self, stop: &Stop) -> Result<(), TaskError> {
+    pub(crate) async fn run(mut self, stop: &Stop, reached: &supervisor::Progress) -> Result<(), TaskError> {
         let mut flush: Option<Flush> = None;
         loop {
             if flush.is_none() && self.flush_is_due() {
+                // What is being committed is not done with: a commit that never ends must not look like progress.
+                self.report(&self.flushed, reached);
                 flush = Some(self.begin_flush()?);
+            }
+            if flush.is_none() {
+                self.report(&self.progress, reached);
             }
             match self.next_event(stop, flush.as_mut()).await {
                 Event::Stop => break,
@@ -168,6 +173,12 @@ impl Worker {
         let table = flush.await?;
         self.end_flush(table);
         Ok(())
+    }
+
+    fn report(&self, progress: &Progress, reached: &supervisor::Progress) {
+        for &partition in &self.assignment.partitions {
+            reached.reached(&self.assignment.channel, partition, progress.next_offset(partition));
+        }
     }
 
     /// Finished work before new work; no new work while a full buffer waits for the flush under way.

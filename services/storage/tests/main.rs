@@ -219,3 +219,78 @@ async fn a_long_log_gets_checkpoints_so_that_it_opens_fast() {
     finish(storage).await;
     assert_eq!(world.rows().await, rows, "the checkpoint and the commits after it give the same rows");
 }
+
+/// Runs the service until its health report says this.
+async fn run_until_shown(world: &World, text: &str) {
+    let group = TaskGroup::new();
+    let log: Arc<dyn Log> = Arc::clone(&world.log) as Arc<dyn Log>;
+    let edges = Edges::new(log, world.lake.clone(), Compression::None, &group);
+    let health = edges.health.clone();
+    group.spawn("storage", Fate::Critical, storage::run(config(), edges, group.stop()));
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !format!("{:?}", health.report()).contains(text) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{:?}", health.report());
+    finish(group).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_deleted_and_created_again_halts_the_table_however_long_it_is() {
+    let world = World::new(1).await;
+    let storage = world.storage();
+    let mut writer = world.writer(0, "w/0", 0);
+    for to in [10, 20, 30] {
+        writer.write_to(to).await;
+    }
+    world.wait_for_rows(30).await;
+    finish(storage).await;
+    world.log.delete(&topic(CHANNEL));
+    world.log.create(&topic(CHANNEL), &TopicSettings::default()).await.unwrap();
+    // The writer goes on from its checkpoint, so what was in the channel and not in the table is gone.
+    let mut writer = world.writer(0, "w/0", 40);
+    writer.write_to(50).await;
+    run_until_shown(&world, "lies beyond its end 1").await;
+    for to in [60, 70, 80, 90] {
+        writer.write_to(to).await;
+    }
+    run_until_shown(&world, "expected position 30, found 70").await;
+    assert_eq!(world.rows().await, 30, "nothing beyond the gap is stored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_created_again_whose_writer_starts_early_enough_loses_and_doubles_nothing() {
+    let world = World::new(1).await;
+    let storage = world.storage();
+    let mut writer = world.writer(0, "w/0", 0);
+    writer.write_to(10).await;
+    writer.write_to(20).await;
+    world.wait_for_rows(20).await;
+    finish(storage).await;
+    world.log.delete(&topic(CHANNEL));
+    world.log.create(&topic(CHANNEL), &TopicSettings::default()).await.unwrap();
+    let mut writer = world.writer(0, "w/0", 5);
+    for to in [8, 12, 15, 40] {
+        writer.write_to(to).await;
+    }
+    let storage = world.storage();
+    world.wait_for_rows(40).await;
+    finish(storage).await;
+    assert_eq!(world.rows().await, 40);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_the_channel_gains_reaches_the_table() {
+    let world = World::new(1).await;
+    let storage = world.storage();
+    let mut first = world.writer(0, "w/0", 0);
+    first.write_to(10).await;
+    world.wait_for_rows(10).await;
+    world.log.grow(&topic(CHANNEL), 3).await.unwrap();
+    world.writer(2, "w/2", 0).write_to(7).await;
+    first.write_to(20).await;
+    world.wait_for_rows(27).await;
+    finish(storage).await;
+    assert_eq!(world.rows().await, 27);
+}

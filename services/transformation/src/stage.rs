@@ -8,7 +8,7 @@ use runtime::{
     config::Config,
     edges::Edges,
     retry::TaskError,
-    supervisor::{Settlements, Stage, TaskPlan},
+    supervisor::{Progress, Settlements, Stage, TaskPlan},
     tasks::Stop,
 };
 use topics::TopicName;
@@ -32,10 +32,14 @@ impl TransformationStage {
         let key = assignment.key();
         let (config, edges, settlements) = (Arc::clone(&self.config), self.edges.clone(), self.settlements.clone());
         let assignment = Arc::new(assignment);
-        let start = move |stop: Stop| {
+        let start = move |stop: Stop, progress: Progress| {
             let (config, edges, settlements) = (Arc::clone(&config), edges.clone(), settlements.clone());
             let assignment = Arc::clone(&assignment);
-            async move { Worker::start(&config, &edges, settlements, assignment).await?.run(&stop).await }.boxed()
+            async move {
+                let worker = Worker::start(&config, &edges, settlements, assignment).await?;
+                worker.run(&stop, &progress).await
+            }
+            .boxed()
         };
         TaskPlan { key, start: Arc::new(start) }
     }

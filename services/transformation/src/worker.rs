@@ -2,7 +2,7 @@
 //!
 //! The loop reads what is at hand, runs the plan message by message (a message is a unit), writes the outcome as one
 //! stretch, and now and then makes everything durable and puts a checkpoint. State lives in `self`; a failed life is
-//! begun anew from the checkpoint.
+//! begun anew from the checkpoint (`runtime::input`).
 
 use std::{
     sync::Arc,
@@ -25,8 +25,9 @@ use runtime::{
     config::Config,
     dead_letters::{DeadLetter, DeadLetters},
     edges::Edges,
+    input::Input,
     retry::TaskError,
-    supervisor::Settlements,
+    supervisor::{Progress, Settlements},
     tasks::{Stop, compute},
 };
 use tokio::time::Instant;
@@ -96,10 +97,13 @@ impl Worker {
     ) -> Result<Self, TaskError> {
         let program = RowProgram::compile(&assignment.branch, &assignment.view.schema).map_err(engine_error)?;
         let checkpoints = Checkpoints::new(&edges.lake, &assignment.stage());
-        let state = checkpoints.newest(assignment.partition).await?.unwrap_or_else(Checkpoint::start);
+        let (input, partition) = (&assignment.input, assignment.partition);
+        let name = format!("view `{}.{}`", assignment.view.pipeline, assignment.view.name);
+        let log = edges.log.as_ref();
+        let input = Input { log, checkpoints: &checkpoints, topic: input, partition, reader: &name };
+        let (state, reader) = input.open().await?;
         let outputs = Outputs::ensure(config, edges, &assignment).await?;
         let writer = outputs.writer(config, edges, &assignment, &state);
-        let reader = edges.log.reader(&assignment.input, assignment.partition, state.position.offset).await?;
         tracing::info!(task = assignment.key(), position = %state.position, "transformation task started");
         Ok(Self {
             program,
@@ -117,10 +121,13 @@ impl Worker {
     }
 
     /// Works until asked to stop, then writes what is made, makes it durable and puts a last checkpoint.
-    pub(crate) async fn run(mut self, stop: &Stop) -> Result<(), TaskError> {
+    pub(crate) async fn run(mut self, stop: &Stop, progress: &Progress) -> Result<(), TaskError> {
         let mut checkpointed = self.state.position;
+        // The first checkpoint is put as soon as there is something to put: until then nothing tells which topic it is.
+        let mut first = self.state.witness.is_none();
         loop {
-            let due = self.checkpointed_at + self.checkpoint_every;
+            progress.reached(&self.assignment.input, self.assignment.partition, self.state.position.offset);
+            let due = if first { self.checkpointed_at } else { self.checkpointed_at + self.checkpoint_every };
             tokio::select! {
                 biased;
                 () = stop.stopped() => break,
@@ -130,6 +137,7 @@ impl Worker {
             if Instant::now() >= due && checkpointed < self.state.position {
                 self.checkpoint().await?;
                 checkpointed = self.state.position;
+                first = false;
             }
         }
         if checkpointed < self.state.position {
@@ -139,9 +147,10 @@ impl Worker {
     }
 
     async fn take(&mut self, messages: Vec<Message>) -> Result<(), TaskError> {
-        for message in messages {
-            compute(|| self.process(&message))?;
+        for message in &messages {
+            compute(|| self.process(message))?;
         }
+        self.state.witness = messages.last().map(Message::witness);
         if self.pending.is_empty() && !self.writer.heartbeat_due() {
             return Ok(());
         }
@@ -151,7 +160,7 @@ impl Worker {
     /// One unit: judge it, cut it, run the plan over it.
     fn process(&mut self, message: &Message) -> Result<(), TaskError> {
         let envelope = decode_envelope(&message.headers).map_err(|error| self.unreadable(message, error))?;
-        let verdict = self.state.ends.accept(&envelope.origin).map_err(|gap| self.unreadable(message, gap))?;
+        let verdict = self.state.accept(&envelope.origin).map_err(|gap| self.unreadable(message, gap))?;
         if let Some(watermark) = envelope.watermark {
             self.state.watermarks.insert(envelope.origin.writer.as_str().to_owned(), watermark);
         }
@@ -304,14 +313,15 @@ struct Outputs {
 }
 
 impl Outputs {
-    /// Creates the view's channels where they are missing, with as many partitions as the input has.
+    /// Creates the view's channels where they are missing, and grows them where the input has grown. A task writes to
+    /// the partition that has its input's number, so more partitions move nobody.
     async fn ensure(config: &Config, edges: &Edges, assignment: &Assignment) -> Result<Self, TaskError> {
         let log = edges.log.as_ref();
         let partitions = channels::partitions(log, &assignment.input).await?;
         let target = async |channel: &str, schema: SchemaRef| {
             let topic = channels::topic(channel)?;
-            let partitions = channels::ensure(log, &config.log, &topic, partitions).await?;
-            Ok::<_, TaskError>(PortTarget { topic, partition: assignment.partition % partitions, schema })
+            channels::ensure(log, &config.log, &topic, partitions.max(assignment.partition + 1)).await?;
+            Ok::<_, TaskError>(PortTarget { topic, partition: assignment.partition, schema })
         };
         Ok(Self {
             data: target(&assignment.view.channel, Arc::clone(&assignment.view.schema)).await?,

@@ -131,7 +131,7 @@ impl World {
         let store = self.lake.store();
         let all: Vec<_> = store.list(None).try_collect().await.unwrap();
         let mut forgotten = 0;
-        for object in all.iter().filter(|object| object.location.as_ref().contains("checkpoints")) {
+        for object in all.iter().filter(|object| object.location.as_ref().contains("/checkpoints/")) {
             object_store::ObjectStoreExt::delete(&store, &object.location).await.unwrap();
             forgotten += 1;
         }
@@ -250,4 +250,128 @@ async fn a_lost_checkpoint_repeats_rows_that_readers_cut_off() {
     expected.extend([(-50, 500), (-51, 510)]);
     expected.sort_unstable();
     assert_eq!(numbers, expected);
+}
+
+/// Runs the service until so many rows have come out, then stops it.
+async fn run_until(world: &World, rows: usize) {
+    let service = world.transformation();
+    world.wait_for_numbers(rows).await;
+    service.finish(Duration::from_secs(10)).await.unwrap();
+}
+
+/// Runs the service until its health report says this.
+async fn run_until_shown(world: &World, text: &str) -> String {
+    let group = TaskGroup::new();
+    let log: Arc<dyn Log> = Arc::clone(&world.log) as Arc<dyn Log>;
+    let edges = Edges::new(log, world.lake.clone(), Compression::Lz4, &group);
+    let health = edges.health.clone();
+    group.spawn("transformation", Fate::Critical, transformation::run(config(), edges, group.stop()));
+    let report = || format!("{:?}", health.report());
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !report().contains(text) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{}", report());
+    let shown = report();
+    group.finish(Duration::from_secs(10)).await.unwrap();
+    shown
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_over_a_channel_that_was_trimmed_begins_with_what_is_left() {
+    let world = World::new().await;
+    for (from, to) in [(0, 20), (20, 30), (30, 40)] {
+        world.write_words(0, from, to).await;
+    }
+    world.log.trim(&topic(INPUT), 0, 2).unwrap();
+    // Ids 30 to 39: four even ones that are numbers, and all ten of the other branch.
+    run_until(&world, 14).await;
+    world.write_words(0, 40, 50).await;
+    run_until(&world, 28).await;
+    let numbers = world.numbers().await;
+    assert_eq!(numbers.len(), 28);
+    assert!(numbers.iter().all(|(id, _)| id.abs() >= 30), "{numbers:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_view_that_lost_its_checkpoints_halts_where_its_channel_was_trimmed() {
+    let world = World::new().await;
+    world.write_words(0, 0, 10).await;
+    run_until(&world, 14).await;
+    world.write_words(0, 10, 20).await;
+    world.write_words(0, 20, 30).await;
+    world.log.trim(&topic(INPUT), 0, 2).unwrap();
+    world.forget_checkpoints().await;
+    let shown = run_until_shown(&world, "now begins at offset 2").await;
+    assert!(shown.contains("once began is at 0") && shown.contains("view `test.numbers`"), "{shown}");
+    assert_eq!(world.numbers().await.len(), 14, "nothing claims to cover what is gone");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_channel_created_again_is_not_read_on() {
+    let world = World::new().await;
+    world.write_words(0, 0, 10).await;
+    run_until(&world, 14).await;
+    world.log.delete(&topic(INPUT));
+    world.log.create(&topic(INPUT), &TopicSettings { partitions: 2, ..TopicSettings::default() }).await.unwrap();
+    world.write_words(0, 0, 5).await;
+    world.write_words(0, 5, 20).await;
+    let shown = run_until_shown(&world, "is not the one view `test.numbers` has read").await;
+    assert!(shown.contains("another message stands at offset 0"), "{shown}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn partitions_the_input_gains_flow_through_and_no_writer_moves() {
+    let world = World::new().await;
+    write_all(&world).await;
+    let service = world.transformation();
+    world.wait_for_numbers(expected().len()).await;
+    world.log.grow(&topic(INPUT), 5).await.unwrap();
+    world.cover(4, 100).await;
+    world.write_words(4, 100, 110).await;
+    world.write_words(0, 50, 60).await;
+    // Twice four even numbers, and twice ten of the other branch.
+    world.wait_for_numbers(expected().len() + 28).await;
+    service.finish(Duration::from_secs(10)).await.unwrap();
+    assert_eq!(world.numbers().await.len(), expected().len() + 28, "and the one rule was kept in every partition");
+    for channel in [OUTPUT, REJECTED] {
+        for partition in 0..5 {
+            let end = world.log.span(&topic(channel), partition).await.unwrap().end;
+            let mut reader = world.log.reader(&topic(channel), partition, 0).await.unwrap();
+            let mut next = 0;
+            while next < end {
+                for message in reader.read(1 << 20).await.unwrap() {
+                    next = message.offset + 1;
+                    let writer = decode_envelope(&message.headers).unwrap().origin.writer;
+                    assert!(writer.as_str().ends_with(&format!("/{partition}")), "{writer} wrote to {partition}");
+                }
+            }
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn inputs_of_unequal_width_each_write_to_their_own_partitions() {
+    let world = World::new().await;
+    let sql = "CREATE SOURCE words (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
+        CREATE SOURCE more (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
+        CREATE MATERIALIZED VIEW united AS SELECT id FROM words UNION ALL SELECT id FROM more;";
+    let more = "tailwater.channel.wide.more.1";
+    for (channel, partitions) in [("tailwater.channel.wide.words.1", 1), (more, 4)] {
+        let settings = TopicSettings { partitions, ..TopicSettings::default() };
+        world.log.create(&topic(channel), &settings).await.unwrap();
+    }
+    let files = vec![ApplyFile { file: "wide.sql".into(), text: sql.into() }];
+    let request = ApplyRequest { pipeline: "wide".into(), files, replace: false, drop: false, dry_run: false };
+    catalog::apply(world.log.as_ref(), &request).await.unwrap();
+    let service = world.transformation();
+    let output = topic("tailwater.channel.wide.united.1");
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while world.log.describe(&output).await.unwrap().is_none_or(|found| found.partitions < 4) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{:?}", world.log.describe(&output).await);
+    service.finish(Duration::from_secs(10)).await.unwrap();
 }

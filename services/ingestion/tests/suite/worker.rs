@@ -351,6 +351,79 @@ async fn without_a_checkpoint_a_trimmed_topic_is_read_from_its_beginning() {
 }
 
 #[tokio::test]
+async fn a_lost_checkpoint_of_a_trimmed_topic_stops_the_task_instead_of_missing_rows() {
+    let world = World::new(ORDERS).await;
+    world.send(&[r#"{"id":1}"#]).await;
+    world.live_until(world.worker(), Position::at(1)).await.unwrap();
+    // While nobody reads, rows come and go, and so do the checkpoints.
+    world.send(&[r#"{"id":2}"#, r#"{"id":3}"#]).await;
+    world.log.trim(&topic("shop.orders"), 0, 2).unwrap();
+    world.forget_checkpoints().await;
+    let error = world.worker().run(Stop::new()).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Stop);
+    let text = error.to_string();
+    assert!(text.contains("begins at offset 2") && text.contains("once began is at 0"), "{text}");
+    assert!(text.contains("drop and recreate"), "{text}");
+    assert_eq!(world.data().await.end(), Position::at(1), "nothing claims to cover the rows that are gone");
+}
+
+#[tokio::test]
+async fn a_lost_checkpoint_costs_time_and_no_rows_where_the_topic_is_whole() {
+    let world = World::new(ORDERS).await;
+    world.send(&[r#"{"id":1}"#, "bad", r#"{"id":2}"#]).await;
+    world.log.trim(&topic("shop.orders"), 0, 1).unwrap();
+    world.live_until(world.worker(), Position::at(3)).await.unwrap();
+    world.forget_checkpoints().await;
+    world.send(&[r#"{"id":3}"#]).await;
+    world.live_until(world.worker(), Position::at(4)).await.unwrap();
+    let data = world.data().await;
+    let rows: Vec<_> = data.rows.iter().map(|(offset, row)| (*offset, row.as_str())).collect();
+    assert_eq!(rows, [(2, "2||"), (3, "3||")]);
+    assert!(data.repeats > 0, "the first stretch was written again");
+    assert_eq!(data.envelopes.last().unwrap().totals, Totals { read: 3, emitted: 2, rejected: 1, ..Totals::default() });
+}
+
+#[tokio::test]
+async fn a_topic_created_again_is_not_taken_for_the_old_one() {
+    let world = World::new(ORDERS).await;
+    world.send(&[r#"{"id":1}"#, r#"{"id":2}"#]).await;
+    world.live_until(world.worker(), Position::at(2)).await.unwrap();
+    let stop = Stop::new();
+    let life = world.worker().run(stop.clone());
+    tokio::pin!(life);
+    // The task runs and waits at the end when the topic goes.
+    assert!(futures::poll!(&mut life).is_pending());
+    world.log.delete(&topic("shop.orders"));
+    let error = life.await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Retry, "the topic may come back: {error}");
+    world.log.create(&topic("shop.orders"), &topics::TopicSettings::default()).await.unwrap();
+    world.send(&[r#"{"id":7}"#, r#"{"id":8}"#, r#"{"id":9}"#]).await;
+    let error = world.worker().run(Stop::new()).await.unwrap_err();
+    assert_eq!(error.class(), ErrorClass::Stop);
+    assert!(error.to_string().contains("another message stands at offset 1"), "{error}");
+    assert_eq!(world.data().await.rows.len(), 2, "nothing of the new topic is mixed in");
+}
+
+#[tokio::test]
+async fn the_first_checkpoint_is_put_as_soon_as_something_was_read() {
+    let mut world = World::new(ORDERS).await;
+    world.config.checkpoint_every = runtime::units::Duration::secs(3_600);
+    world.send(&[r#"{"id":1}"#]).await;
+    let stop = Stop::new();
+    let life = world.worker().run(stop.clone());
+    tokio::pin!(life);
+    let check = async {
+        let checkpoints = Checkpoints::new(&world.lake, &world.worker().stage());
+        while checkpoints.newest(0).await.unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        stop.request();
+    };
+    let (ended, ()) = tokio::join!(life, check);
+    ended.unwrap();
+}
+
+#[tokio::test]
 async fn rows_and_rejects_too_large_for_a_message_still_get_through() {
     let world = World::new(ORDERS).await;
     let large = format!(r#"{{"id":1,"note":"{}"}}"#, "x".repeat(950_000));

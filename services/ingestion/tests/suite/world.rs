@@ -5,6 +5,7 @@ use std::sync::Arc;
 use arrow::{array::AsArray, record_batch::RecordBatch, util::display::array_value_to_string};
 use batch::{Compression, Envelope, Limits, Port, decode_batch, decode_envelope, rows_from, without_offsets};
 use delivery::{Ends, Position, Verdict};
+use futures::TryStreamExt as _;
 use ingestion::worker::Worker;
 use lake::Lake;
 use pipeline::SourceStage;
@@ -94,6 +95,18 @@ impl World {
             () = self.covered(until) => stop.request(),
         }
         life.await
+    }
+
+    /// All checkpoints are lost; where the task began is known.
+    pub(crate) async fn forget_checkpoints(&self) {
+        let store = self.lake.store();
+        let all: Vec<_> = store.list(None).try_collect().await.unwrap();
+        let mut forgotten = 0;
+        for object in all.iter().filter(|object| object.location.as_ref().contains("/checkpoints/")) {
+            object_store::ObjectStoreExt::delete(&store, &object.location).await.unwrap();
+            forgotten += 1;
+        }
+        assert!(forgotten > 0, "there were checkpoints to forget");
     }
 
     /// Waits until some message of the data channel ends at or after `until`.
