@@ -443,15 +443,14 @@ async fn a_topic_made_later_is_taken_up(subject: &Subject) {
 async fn a_topic_that_grows_keeps_what_it_has(subject: &Subject) {
     let topic = filled(subject, 3).await;
     let mut reader = open(subject, &topic, 0, 1).await;
-    assert_eq!(collect(&mut reader, 1).await[0].offset, 1);
+    assert_eq!(collect(&mut reader, 2).await[0].offset, 1);
     let before = subject.log.describe(&topic).await.expect("describe").expect("there");
     assert_eq!(subject.log.grow(&topic, 3).await.expect("grown"), 3);
     let after = subject.log.describe(&topic).await.expect("describe").expect("there");
     assert_eq!((after.partitions, after.incarnation), (3, before.incarnation));
     // An open reader, its partition and the new ones all work on.
     assert_eq!(durable(subject, &topic, 0, b"more").await, 3);
-    let rest = collect(&mut reader, 2).await;
-    assert_eq!((rest[0].offset, rest[1].offset), (2, 3));
+    assert_eq!(collect(&mut reader, 1).await[0].offset, 3);
     for partition in [1, 2] {
         let span = subject.log.span(&topic, partition).await.expect("span");
         assert_eq!(span, Span { start: 0, end: 0 });

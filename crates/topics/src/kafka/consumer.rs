@@ -29,7 +29,7 @@ use crate::metrics::Received;
 use crate::position::check_position;
 use crate::{Headers, Message, Reader, TopicError, TopicName};
 
-use super::admin::{blocking, span};
+use super::admin::{blocking, partitions, span};
 use super::client::{Quiet, failed};
 use super::config::KafkaConfig;
 
@@ -139,6 +139,10 @@ impl Clients {
         let found = span(&asking.consumer, topic, partition)?;
         check_position(topic, partition, from, found)?;
         let client = self.take(topic, partition)?;
+        if !Arc::ptr_eq(&client, &asking) {
+            // The partition may be newer than what this client knows of the topic. Asking is enough to tell it.
+            drop(partitions(&client.consumer, topic));
+        }
         let queue = client.consumer.split_partition_queue(topic.as_str(), partition as i32);
         let woken = Arc::new(Notify::new());
         let queue = queue.map(|mut queue| {

@@ -25,7 +25,7 @@ use crate::outstanding::{Outstanding, Pending};
 use crate::throttle::Throttle;
 use crate::{Appender, Headers, NewMessage, Receipt, TopicError, TopicName};
 
-use super::admin::{Admin, FRAMING_BYTES};
+use super::admin::{Admin, FRAMING_BYTES, REQUEST, blocking};
 use super::client::{Quiet, failed};
 use super::config::KafkaConfig;
 
@@ -173,16 +173,29 @@ impl Producer {
 
     async fn topic_with(&self, topic: &TopicName, partition: u32) -> Result<Arc<KnownTopic>, TopicError> {
         let known = self.known.read().get(topic).cloned();
-        if let Some(known) = known
+        if let Some(known) = &known
             && partition < known.partitions
         {
-            return Ok(known);
+            return Ok(Arc::clone(known));
+        }
+        if known.is_some() {
+            self.refresh(topic).await?;
         }
         let known = self.look_up(topic).await?;
         if partition >= known.partitions {
             return Err(TopicError::UnknownPartition { topic: topic.clone(), partition, partitions: known.partitions });
         }
         Ok(known)
+    }
+
+    /// A topic that has grown: librdkafka refuses its new partitions until it has looked, which it does every 5 minutes.
+    async fn refresh(&self, topic: &TopicName) -> Result<(), TopicError> {
+        let (client, name) = (Arc::clone(&self.client), topic.clone());
+        blocking(move || match client.client().fetch_metadata(Some(name.as_str()), REQUEST) {
+            Ok(_metadata) => Ok(()),
+            Err(error) => Err(failed(format!("look at topic `{name}`"), error)),
+        })
+        .await
     }
 
     async fn look_up(&self, topic: &TopicName) -> Result<Arc<KnownTopic>, TopicError> {
