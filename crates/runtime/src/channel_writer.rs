@@ -337,3 +337,6 @@ fn row_position(offsets: &Int64Array, row: usize, from: Position) -> Position {
     let before = if unit == from.offset { from.row } else { 0 };
     Position::inside(unit, before + u32::try_from(row - first).unwrap_or(u32::MAX))
 }
+
+#[cfg(test)]
+mod tests;

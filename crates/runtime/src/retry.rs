@@ -3,12 +3,23 @@
 //! Invariant: a wait never exceeds its maximum and never is below half of its step, so retries neither pile up nor spin.
 //! Deliberately absent: the loop. One layer retries, and that layer knows what to log, count and give up on.
 
+use std::cell::RefCell;
 use std::fmt;
 use std::time::Duration;
 
 use delivery::ErrorClass;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+
+thread_local! {
+    static SEEDS: RefCell<Option<StdRng>> = const { RefCell::new(None) };
+}
+
+/// From now on, back-offs begun on this thread are made from `seed`: for simulations, which run whole services on one
+/// thread and must be able to run again. A parameter would have to pass through every task of every service.
+pub fn seed_this_thread(seed: u64) {
+    SEEDS.set(Some(StdRng::seed_from_u64(seed)));
+}
 
 /// Waits that double from `first` up to `max`, each drawn from the upper half of its step.
 ///
@@ -23,9 +34,10 @@ pub struct Backoff {
 }
 
 impl Backoff {
-    /// Seeded from the operating system. Tests and simulations use [`Backoff::seeded`].
+    /// Seeded from the operating system, or from [`seed_this_thread`]. Tests use [`Backoff::seeded`].
     pub fn new(first: Duration, max: Duration) -> Backoff {
-        Backoff::with_random(first, max, StdRng::from_os_rng())
+        let random = SEEDS.with_borrow_mut(|seeds| seeds.as_mut().map(StdRng::from_rng));
+        Backoff::with_random(first, max, random.unwrap_or_else(StdRng::from_os_rng))
     }
 
     /// The same seed gives the same waits.
@@ -165,6 +177,19 @@ mod tests {
         };
         assert_eq!(waits(7), waits(7));
         assert_ne!(waits(7), waits(8));
+    }
+
+    #[test]
+    fn back_offs_of_a_seeded_thread_come_again() {
+        let waits = |seed| {
+            seed_this_thread(seed);
+            let (mut one, mut other) = (Backoff::new(FIRST, MAX), Backoff::new(FIRST, MAX));
+            (one.next(), other.next())
+        };
+        assert_eq!(waits(7), waits(7));
+        assert_ne!(waits(7), waits(8));
+        let (one, other) = waits(7);
+        assert_ne!(one, other, "tasks that failed together do not meet again");
     }
 
     #[test]

@@ -25,18 +25,24 @@ const ALL: usize = 16 << 20;
 /// Removes messages below an offset.
 pub type Cut = Box<dyn Fn(TopicName, u32, u64) -> Pin<Box<dyn Future<Output = ()> + Send>> + Send + Sync>;
 
+/// Makes the next append to a partition fail without effect. What it yields is called once more was queued behind it,
+/// and lets the failure happen where it has not happened by itself.
+pub type Fail = Box<dyn Fn(TopicName, u32) -> Box<dyn FnOnce() + Send> + Send + Sync>;
+
 /// A log under test.
 pub struct Subject {
     /// The log.
     pub log: Arc<dyn Log>,
     /// How to cut it, where that can be done.
     pub cut: Option<Cut>,
+    /// How to make an append fail, where that can be done.
+    pub fail: Option<Fail>,
 }
 
 impl Subject {
     /// A log that cannot be cut on demand.
     pub fn of(log: impl Log + 'static) -> Self {
-        Self { log: Arc::new(log), cut: None }
+        Self { log: Arc::new(log), cut: None, fail: None }
     }
 
     /// A log that can.
@@ -46,6 +52,14 @@ impl Subject {
     {
         let cut: Cut = Box::new(move |topic, partition, before| Box::pin(cut(topic, partition, before)));
         Self { cut: Some(cut), ..self }
+    }
+
+    /// A log whose appends can be made to fail.
+    pub fn with_fail<H>(self, fail: impl Fn(TopicName, u32) -> H + Send + Sync + 'static) -> Self
+    where
+        H: FnOnce() + Send + 'static,
+    {
+        Self { fail: Some(Box::new(move |topic, partition| Box::new(fail(topic, partition)))), ..self }
     }
 }
 
@@ -76,6 +90,7 @@ where
         a_reader_opened_while_another_is_dropped_still_wakes,
         a_read_keeps_to_about_its_bytes,
         a_flush_covers_everything_before_it,
+        a_failed_append_takes_along_everything_behind_it,
         a_span_grows_with_appends,
         creating_twice_keeps_the_first,
         missing_topics_and_partitions_are_named,
@@ -225,6 +240,43 @@ async fn a_flush_covers_everything_before_it(subject: &Subject) {
     for partition in 0..3 {
         let span = subject.log.span(&topic, partition).await.expect("span");
         assert_eq!(span.end, 100);
+    }
+}
+
+/// The law without which a reader would halt for ever at a gap that no writer fills.
+pub async fn a_failed_append_takes_along_everything_behind_it(subject: &Subject) {
+    let Some(fail) = &subject.fail else {
+        return;
+    };
+    let topic = topic(subject, 2).await;
+    durable(subject, &topic, 0, b"before").await;
+    let appender = subject.log.appender();
+    let happen = fail(topic.clone(), 0);
+    let mut fates = Vec::new();
+    for number in 0..5 {
+        fates.push(appender.append(&topic, 0, NewMessage::of(text(number))).await);
+    }
+    happen();
+    for number in 5..10 {
+        // The failure has happened, and nobody has looked: the moment at which a gap could arise.
+        fates.push(appender.append(&topic, 0, NewMessage::of(text(number))).await);
+    }
+    for (number, fate) in fates.into_iter().enumerate() {
+        let failed = match fate {
+            Ok(receipt) => receipt.await.is_err(),
+            Err(_) => true,
+        };
+        assert!(failed, "message {number} passed one that failed");
+    }
+    let span = subject.log.span(&topic, 0).await.expect("span");
+    assert_eq!(span, Span { start: 0, end: 1 }, "something landed behind a failure");
+    // Everybody has seen it now. The log goes on, or refuses for good.
+    if let Ok(receipt) = appender.append(&topic, 0, NewMessage::of("after")).await
+        && let Ok(offset) = receipt.await
+    {
+        assert_eq!(offset, 1);
+        let texts: Vec<Bytes> = read_from(subject, &topic, 0, 0, 2).await.into_iter().map(|m| m.payload).collect();
+        assert_eq!(texts, ["before", "after"]);
     }
 }
 

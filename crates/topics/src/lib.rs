@@ -28,8 +28,8 @@ mod throttle;
 use std::collections::BTreeSet;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::sync::{Arc, Weak};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -124,6 +124,12 @@ pub trait Reader: Send {
 ///   larger than the whole limit waits until it is alone, and then goes.
 /// * **After an error of a receipt** the message may or may not be in the log (only errors of class
 ///   `Reject` say that it is not). Those who write again must have readers that tell a repeat.
+/// * **A failed append takes along everything behind it**: of what one appender puts into a partition, what is in the
+///   log is a prefix. Whatever was queued behind the failed message, and whatever is appended after it, fails too and
+///   leaves nothing behind, at least until everybody whose append failed has seen it (asked the receipt, or dropped
+///   it). A log may go on then, or refuse until it is opened anew. So a writer whose messages follow from each other
+///   keeps its receipts, stops at the first failure it sees, and goes on from what it knows to be durable; between
+///   the failure and the moment it sees it, nothing it appends can leave a gap.
 #[async_trait]
 pub trait Appender: Send + Sync {
     /// Waits for room, then queues the message. The receipt resolves to its offset once it is durable.
@@ -145,13 +151,22 @@ pub trait Appender: Send + Sync {
 /// Dropping it does not take the message back.
 #[derive(Debug)]
 #[must_use = "a message is only known to be durable once its receipt says so, or a flush after it"]
-pub struct Receipt(oneshot::Receiver<Result<u64, TopicError>>);
+pub struct Receipt {
+    settled: oneshot::Receiver<Result<u64, TopicError>>,
+    /// Lives until this was asked and answered, or dropped: whoever appended knows by then, or does not want to.
+    unseen: Option<Arc<()>>,
+}
 
 impl Receipt {
     /// A receipt, and the end that settles it. Dropping that end settles with [`TopicError::Closed`].
     pub fn pair() -> (oneshot::Sender<Result<u64, TopicError>>, Receipt) {
-        let (sender, receiver) = oneshot::channel();
-        (sender, Receipt(receiver))
+        let (sender, settled) = oneshot::channel();
+        (sender, Receipt { settled, unseen: None })
+    }
+
+    /// Lives until the receipt has told its holder what became of the message.
+    pub(crate) fn unseen(&mut self) -> Weak<()> {
+        Arc::downgrade(self.unseen.get_or_insert_default())
     }
 }
 
@@ -159,7 +174,9 @@ impl Future for Receipt {
     type Output = Result<u64, TopicError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(context).map(|settled| settled.unwrap_or(Err(TopicError::Closed)))
+        let settled = ready!(Pin::new(&mut self.settled).poll(context));
+        self.unseen = None;
+        Poll::Ready(settled.unwrap_or(Err(TopicError::Closed)))
     }
 }
 

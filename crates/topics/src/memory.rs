@@ -1,11 +1,14 @@
 //! A log in memory, for tests and simulations.
 //!
-//! Invariant: it keeps the same promises as the durable ones, and what it does depends on the calls
-//! alone: no threads, no clock (unless one is given), no randomness. Faults are decided by a hook
+//! Invariant: it keeps the same promises as the durable ones (a fault may be told to break one), and what it does
+//! depends on the calls alone: no threads, no clock (unless one is given), no randomness. Faults are decided by a hook
 //! that sees every append in order.
 //! Deliberately absent: durability and automatic retention; [`MemoryLog::trim`] is the retention.
 
-use std::collections::{BTreeMap, VecDeque};
+mod fault;
+mod partition;
+
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 
@@ -23,49 +26,30 @@ use crate::{
     TopicName, TopicSettings,
 };
 
-/// What happens to an append.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Fault {
-    /// It succeeds.
-    #[default]
-    None,
-    /// It fails and leaves nothing behind. The caller cannot tell this from [`Fault::FailAfter`].
-    FailBefore,
-    /// It is in the log, but the reply got lost.
-    FailAfter,
-    /// It is in the log twice, and the receipt names the first.
-    Duplicate,
-    /// It waits, and with it everything after it in its partition, until [`MemoryLog::release`].
-    Delay,
-}
+use fault::Hook;
+pub use fault::{Attempt, Fault};
+use partition::{Partition, Queued};
 
-/// An append as the fault hook sees it.
-#[derive(Debug)]
-pub struct Attempt<'a> {
-    /// Counts the appends of this log from 0, in order.
-    pub number: u64,
-    /// Where it goes.
-    pub topic: &'a TopicName,
-    /// Where it goes.
-    pub partition: u32,
-    /// What goes there.
-    pub message: &'a NewMessage,
-}
-
-type Hook = Arc<dyn Fn(&Attempt<'_>) -> Fault + Send + Sync>;
-
-/// A log in memory. Clones share it.
+/// A log in memory. Clones share it, and its appender; [`MemoryLog::reconnected`] gives what another process has.
 #[derive(Clone)]
-pub struct MemoryLog(Arc<Inner>);
+pub struct MemoryLog {
+    inner: Arc<Inner>,
+    connection: Arc<Connection>,
+}
 
 struct Inner {
     state: Mutex<State>,
     groups: Groups,
+    clock: Clock,
+}
+
+/// What belongs to one appender.
+struct Connection {
+    number: u64,
     limit: ByteLimit,
     /// Taken in the order of the calls, so that permits cannot reorder messages.
     turn: tokio::sync::Mutex<()>,
     outstanding: Arc<Outstanding>,
-    clock: Clock,
 }
 
 #[derive(Default)]
@@ -74,63 +58,13 @@ struct State {
     hook: Option<Hook>,
     attempts: u64,
     created: u64,
+    connections: u64,
 }
 
 struct Topic {
     incarnation: u64,
     max_message_bytes: usize,
     partitions: Vec<Partition>,
-}
-
-struct Partition {
-    start: u64,
-    messages: VecDeque<Message>,
-    held: VecDeque<Queued>,
-    end: watch::Sender<u64>,
-}
-
-/// A message that was taken and waits to take effect.
-struct Queued {
-    message: NewMessage,
-    fault: Fault,
-    pending: Pending,
-}
-
-impl Partition {
-    fn new() -> Self {
-        Self { start: 0, messages: VecDeque::new(), held: VecDeque::new(), end: watch::Sender::new(0) }
-    }
-
-    fn span(&self) -> Span {
-        Span { start: self.start, end: self.start + self.messages.len() as u64 }
-    }
-
-    fn push(&mut self, message: NewMessage, now_ms: i64) -> u64 {
-        let offset = self.span().end;
-        self.messages.push_back(Message {
-            offset,
-            timestamp_ms: message.timestamp_ms.unwrap_or(now_ms),
-            key: message.key,
-            payload: message.payload,
-            headers: message.headers,
-        });
-        offset
-    }
-
-    fn read(&self, from: u64, max_bytes: usize) -> Vec<Message> {
-        let skip = usize::try_from(from - self.start).unwrap_or(usize::MAX);
-        let mut budget = max_bytes;
-        let mut batch = Vec::new();
-        for message in self.messages.iter().skip(skip) {
-            let bytes = message.payload.len();
-            if !batch.is_empty() && bytes > budget {
-                break;
-            }
-            budget = budget.saturating_sub(bytes);
-            batch.push(message.clone());
-        }
-        batch
-    }
 }
 
 impl Default for MemoryLog {
@@ -162,42 +96,41 @@ impl MemoryLog {
     }
 
     fn with(max_inflight_bytes: usize, clock: Clock) -> Self {
-        Self(Arc::new(Inner {
-            state: Mutex::default(),
-            groups: Groups::default(),
-            limit: ByteLimit::new(max_inflight_bytes),
-            turn: tokio::sync::Mutex::new(()),
-            outstanding: Arc::new(Outstanding::new()),
-            clock,
-        }))
+        let inner = Arc::new(Inner { state: Mutex::default(), groups: Groups::default(), clock });
+        Self { connection: Connection::open(&inner, max_inflight_bytes), inner }
+    }
+
+    /// The same log as another process sees it: with an appender of its own, whose failures and delays are its own.
+    pub fn reconnected(&self) -> Self {
+        let connection = Connection::open(&self.inner, self.connection.limit.limit_bytes());
+        Self { inner: Arc::clone(&self.inner), connection }
     }
 
     /// Decides the fate of every append from now on; replaces the last hook. It runs under the lock
     /// of the log and must not call it.
     pub fn set_faults(&self, hook: impl Fn(&Attempt<'_>) -> Fault + Send + Sync + 'static) {
-        self.0.state.lock().hook = Some(Arc::new(hook));
+        self.inner.state.lock().hook = Some(Arc::new(hook));
     }
 
     /// From now on every append succeeds. What is delayed stays delayed.
     pub fn clear_faults(&self) {
-        self.0.state.lock().hook = None;
+        self.inner.state.lock().hook = None;
     }
 
     /// Lets everything that was delayed take effect, in order. Yields how many messages that were.
     pub fn release(&self) -> usize {
-        let mut guard = self.0.state.lock();
+        self.release_where(|_, _| true)
+    }
+
+    /// As [`release`](Self::release), for some partitions.
+    pub fn release_where(&self, mut chosen: impl FnMut(&TopicName, u32) -> bool) -> usize {
+        let mut guard = self.inner.state.lock();
+        let now_ms = (self.inner.clock)();
         let mut released = 0;
         for (name, topic) in &mut guard.topics {
-            for (number, partition) in topic.partitions.iter_mut().enumerate() {
-                let held = std::mem::take(&mut partition.held);
-                released += held.len();
-                for queued in held {
-                    let fault = match queued.fault {
-                        Fault::Delay => Fault::None,
-                        other => other,
-                    };
-                    let queued = Queued { fault, ..queued };
-                    self.0.take_effect(name, number as u32, partition, queued);
+            for (number, partition) in (0..).zip(&mut topic.partitions) {
+                if chosen(name, number) {
+                    released += partition.release(now_ms, &failed(name, number));
                 }
             }
         }
@@ -206,7 +139,7 @@ impl MemoryLog {
 
     /// Removes all messages below an offset, as retention would.
     pub fn trim(&self, topic: &TopicName, partition: u32, before: u64) -> Result<(), TopicError> {
-        self.0.with_partition(topic, partition, |partition| {
+        self.inner.with_partition(topic, partition, |partition| {
             while partition.start < before && partition.messages.pop_front().is_some() {
                 partition.start += 1;
             }
@@ -215,9 +148,9 @@ impl MemoryLog {
 
     /// Deletes a topic with everything in it. Yields whether it was there.
     pub fn delete(&self, topic: &TopicName) -> bool {
-        let gone = self.0.state.lock().topics.remove(topic);
+        let gone = self.inner.state.lock().topics.remove(topic);
         if gone.is_some() {
-            self.0.groups.topic(topic, 0);
+            self.inner.groups.topic(topic, 0);
         }
         gone.is_some()
     }
@@ -264,46 +197,41 @@ impl Inner {
     /// Asks the hook, then lets the message take effect or holds it.
     fn queue(
         &self,
-        topic: &TopicName,
-        partition: u32,
+        connection: &Connection,
+        (topic, partition): (&TopicName, u32),
         message: NewMessage,
         permit: BytePermit,
     ) -> Result<Receipt, TopicError> {
         let mut state = self.state.lock();
+        let failed = failed(topic, partition);
+        if state.partition(topic, partition)?.is_broken_for(connection.number) {
+            return Err(failed);
+        }
         let attempt = Attempt { number: state.attempts, topic, partition, message: &message };
         let fault = state.hook.as_ref().map_or(Fault::None, |hook| hook(&attempt));
         state.attempts += 1;
-        let place = state.partition(topic, partition)?;
-        let (pending, receipt) = Pending::begin(&self.outstanding, permit);
-        let queued = Queued { message, fault, pending };
-        if fault == Fault::Delay || !place.held.is_empty() {
-            place.held.push_back(queued);
-        } else {
-            self.take_effect(topic, partition, place, queued);
-        }
+        let (pending, mut receipt) = Pending::begin(&connection.outstanding, permit);
+        let queued = Queued { message, fault, pending, unseen: receipt.unseen() };
+        state.partition(topic, partition)?.take(connection.number, queued, (self.clock)(), &failed);
         Ok(receipt)
     }
+}
 
-    fn take_effect(&self, topic: &TopicName, number: u32, place: &mut Partition, queued: Queued) {
-        let Queued { message, fault, pending } = queued;
-        let now_ms = (self.clock)();
-        let failed = || TopicError::AppendFailed { topic: topic.clone(), partition: number };
-        let outcome = match fault {
-            Fault::None | Fault::Delay => Ok(place.push(message, now_ms)),
-            Fault::FailBefore => Err(failed()),
-            Fault::FailAfter => {
-                place.push(message, now_ms);
-                Err(failed())
-            }
-            Fault::Duplicate => {
-                let first = place.push(message.clone(), now_ms);
-                place.push(message, now_ms);
-                Ok(first)
-            }
-        };
-        place.end.send_replace(place.span().end);
-        pending.settle(outcome);
+impl Connection {
+    fn open(inner: &Inner, max_inflight_bytes: usize) -> Arc<Self> {
+        let mut state = inner.state.lock();
+        state.connections += 1;
+        Arc::new(Self {
+            number: state.connections,
+            limit: ByteLimit::new(max_inflight_bytes),
+            turn: tokio::sync::Mutex::new(()),
+            outstanding: Arc::new(Outstanding::new()),
+        })
     }
+}
+
+fn failed(topic: &TopicName, partition: u32) -> TopicError {
+    TopicError::AppendFailed { topic: topic.clone(), partition }
 }
 
 #[async_trait]
@@ -315,7 +243,7 @@ impl Log for MemoryLog {
                 reason: "expected at least 1 partition, found 0".to_owned(),
             });
         }
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         if state.topics.contains_key(topic) {
             return Ok(Creation::Existed);
         }
@@ -327,7 +255,7 @@ impl Log for MemoryLog {
         };
         state.topics.insert(topic.clone(), made);
         drop(state);
-        self.0.groups.topic(topic, settings.partitions);
+        self.inner.groups.topic(topic, settings.partitions);
         Ok(Creation::Created)
     }
 
@@ -347,7 +275,7 @@ impl Log for MemoryLog {
     }
 
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {
-        let state = self.0.state.lock();
+        let state = self.inner.state.lock();
         Ok(state.topics.get(topic).map(|topic| Description {
             partitions: topic.partitions.len() as u32,
             incarnation: topic.incarnation.to_string(),
@@ -355,38 +283,39 @@ impl Log for MemoryLog {
     }
 
     async fn span(&self, topic: &TopicName, partition: u32) -> Result<Span, TopicError> {
-        self.0.with_partition(topic, partition, |p| p.span())
+        self.inner.with_partition(topic, partition, |p| p.span())
     }
 
     async fn reader(&self, topic: &TopicName, partition: u32, from: u64) -> Result<Box<dyn Reader>, TopicError> {
-        let (span, end) = self.0.with_partition(topic, partition, |p| (p.span(), p.end.subscribe()))?;
+        let (span, end) = self.inner.with_partition(topic, partition, |p| (p.span(), p.end.subscribe()))?;
         check_position(topic, partition, from, span)?;
-        Ok(Box::new(MemoryReader { log: Arc::clone(&self.0), topic: topic.clone(), partition, next: from, end }))
+        Ok(Box::new(MemoryReader { log: Arc::clone(&self.inner), topic: topic.clone(), partition, next: from, end }))
     }
 
     fn appender(&self) -> Arc<dyn Appender> {
-        Arc::new(MemoryAppender(Arc::clone(&self.0)))
+        Arc::new(MemoryAppender(self.clone()))
     }
 
     async fn join(&self, group: &str, topics: Vec<TopicName>) -> Result<Box<dyn Membership>, TopicError> {
-        Ok(Box::new(self.0.groups.join(group, topics)))
+        Ok(Box::new(self.inner.groups.join(group, topics)))
     }
 }
 
-struct MemoryAppender(Arc<Inner>);
+struct MemoryAppender(MemoryLog);
 
 #[async_trait]
 impl Appender for MemoryAppender {
     async fn append(&self, topic: &TopicName, partition: u32, message: NewMessage) -> Result<Receipt, TopicError> {
-        self.0.check(topic, partition, &message)?;
-        let _turn = self.0.turn.lock().await;
+        let MemoryLog { inner, connection } = &self.0;
+        inner.check(topic, partition, &message)?;
+        let _turn = connection.turn.lock().await;
         let bytes = message.content_bytes() + MESSAGE_OVERHEAD_BYTES;
-        let permit = self.0.limit.take(bytes).await;
-        self.0.queue(topic, partition, message, permit)
+        let permit = connection.limit.take(bytes).await;
+        inner.queue(connection, (topic, partition), message, permit)
     }
 
     async fn flush(&self) -> Result<(), TopicError> {
-        self.0.outstanding.drained().await
+        self.0.connection.outstanding.drained().await
     }
 }
 

@@ -3,6 +3,7 @@
 mod kafka {
     mod faults;
     mod groups;
+    mod law;
     mod memory;
     mod settings;
 }

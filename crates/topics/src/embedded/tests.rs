@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use futures::FutureExt;
 use tempfile::TempDir;
 
-use crate::contract::{Subject, run_all};
+use crate::contract::{self, Subject, run_all};
 use crate::{Message, Retention};
 
 use super::*;
@@ -325,6 +325,18 @@ async fn a_log_on_a_full_disk_can_be_closed_and_keeps_what_it_acknowledged() {
     let log = open(folder.path());
     assert_eq!(read_all(&log, &topic, 0).await.len(), 1);
     assert_eq!(append(&log, &topic, "after").await.await.unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_failed_append_takes_along_everything_behind_it() {
+    let folder = folder();
+    let (log, disk) = open_on_disk(folder.path());
+    let broken = disk.broken;
+    let subject = Subject::of(log).with_fail(move |_, _| {
+        broken.store(true, Ordering::SeqCst);
+        || ()
+    });
+    contract::a_failed_append_takes_along_everything_behind_it(&subject).await;
 }
 
 #[tokio::test]

@@ -1,5 +1,7 @@
 #![allow(clippy::unwrap_used)]
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures::FutureExt;
 
 use crate::contract::{Subject, run_all};
@@ -8,10 +10,25 @@ use super::*;
 
 fn subject() -> Subject {
     let log = MemoryLog::new();
-    Subject::of(log.clone()).with_cut(move |topic, partition, before| {
-        log.trim(&topic, partition, before).unwrap();
+    let cut = log.clone();
+    let subject = Subject::of(log.clone()).with_cut(move |topic, partition, before| {
+        cut.trim(&topic, partition, before).unwrap();
         std::future::ready(())
+    });
+    subject.with_fail(move |topic, partition| {
+        fail_next(&log, topic, partition);
+        let log = log.clone();
+        move || assert_eq!(log.release(), 5, "the one that fails, and those behind it")
     })
+}
+
+/// The next append to a partition fails once it is released.
+fn fail_next(log: &MemoryLog, topic: TopicName, partition: u32) {
+    let failed = AtomicBool::new(false);
+    log.set_faults(move |attempt| {
+        let ours = *attempt.topic == topic && attempt.partition == partition;
+        if ours && !failed.swap(true, Ordering::SeqCst) { Fault::DelayThenFail } else { Fault::None }
+    });
 }
 
 #[tokio::test]
@@ -147,4 +164,55 @@ async fn the_same_calls_give_the_same_log() {
     let (first, second) = (run().await, run().await);
     assert_eq!(first, second);
     assert!(first.iter().all(|message| message.timestamp_ms == 42));
+}
+
+#[tokio::test]
+async fn a_failure_breaks_its_partition_until_it_was_seen_and_no_other() {
+    let log = MemoryLog::new();
+    let (topic, other) = (one_topic(&log).await, TopicName::new("b").unwrap());
+    log.create(&other, &TopicSettings::default()).await.unwrap();
+    log.set_faults(|attempt| if attempt.number == 1 { Fault::FailBefore } else { Fault::None });
+    append(&log, &topic, "one").await.await.unwrap();
+    let failed = append(&log, &topic, "two").await;
+    let refused = async || log.appender().append(&topic, 0, NewMessage::of("three")).await.is_err();
+    assert!(refused().await && refused().await, "nobody has seen the failure");
+    append(&log, &other, "elsewhere").await.await.unwrap();
+    let process = log.reconnected();
+    append(&process, &topic, "of another process").await.await.unwrap();
+    assert!(failed.await.is_err());
+    append(&log, &topic, "four").await.await.unwrap();
+    assert_eq!(texts(&log, &topic).await, ["one", "of another process", "four"]);
+}
+
+#[tokio::test]
+async fn a_receipt_that_is_dropped_counts_as_seen() {
+    let log = MemoryLog::new();
+    let topic = one_topic(&log).await;
+    log.set_faults(|attempt| if attempt.number == 0 { Fault::FailAfter } else { Fault::None });
+    drop(append(&log, &topic, "one").await);
+    append(&log, &topic, "two").await.await.unwrap();
+    assert_eq!(texts(&log, &topic).await, ["one", "two"]);
+}
+
+#[tokio::test]
+async fn another_process_overtakes_what_is_delayed() {
+    let log = MemoryLog::new();
+    let topic = one_topic(&log).await;
+    log.set_faults(|attempt| if attempt.number == 0 { Fault::Delay } else { Fault::None });
+    let delayed = append(&log, &topic, "late").await;
+    append(&log.reconnected(), &topic, "early").await.await.unwrap();
+    assert_eq!(log.release_where(|_, _| false), 0);
+    assert_eq!(log.release_where(|name, partition| *name == topic && partition == 0), 1);
+    assert_eq!(delayed.await.unwrap(), 1);
+    assert_eq!(texts(&log, &topic).await, ["early", "late"]);
+}
+
+#[tokio::test]
+async fn a_lost_message_is_acknowledged_and_nowhere() {
+    let log = MemoryLog::new();
+    let topic = one_topic(&log).await;
+    log.set_faults(|attempt| if attempt.number == 0 { Fault::Lose } else { Fault::None });
+    append(&log, &topic, "lost").await.await.unwrap();
+    append(&log, &topic, "kept").await.await.unwrap();
+    assert_eq!(texts(&log, &topic).await, ["kept"]);
 }
