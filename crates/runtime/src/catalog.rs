@@ -239,11 +239,13 @@ pub async fn follow(
     let mut replayer = Replayer::new();
     loop {
         let error = tokio::select! {
+            biased;
             () = stop.stopped() => return Ok(()),
             error = follow_until_error(log.as_ref(), &mut replayer, &views, &check) => error,
         };
         check.set_waiting(format!("{:#}", anyhow::Error::new(error)));
         tokio::select! {
+            biased;
             () = stop.stopped() => return Ok(()),
             () = tokio::time::sleep(backoff.next()) => {}
         }

@@ -213,6 +213,13 @@ mod tests {
     }
 
     #[test]
+    fn a_task_waits_for_a_topic_that_is_not_made_yet() {
+        let topic = topics::TopicName::new("tailwater.rejected.a").expect("valid");
+        assert_eq!(TaskError::from(topics::TopicError::UnknownTopic { topic }).class(), ErrorClass::Retry);
+        assert_eq!(TaskError::from(topics::TopicError::Closed).class(), ErrorClass::Stop);
+    }
+
+    #[test]
     fn a_task_error_prints_its_chain_once_and_keeps_its_class() {
         let error = TaskError::reject(anyhow!("bad digit").context("column `amount`")).context("message orders/3@7");
         assert_eq!(error.class(), ErrorClass::Reject);

@@ -177,6 +177,7 @@ impl Supervisor {
         loop {
             let (restart_at, abandon_at) = (self.tasks.next_restart(), self.tasks.next_abandon());
             let event = tokio::select! {
+                biased;
                 () = stop.stopped() => return,
                 ended = self.tasks.ended() => Event::Ended(ended),
                 Ok(()) = self.context.catalog.changed() => Event::Catalog,
