@@ -14,7 +14,6 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use parking_lot::Mutex;
-use tokio::sync::watch;
 
 use crate::clock::{Clock, wall_clock};
 use crate::groups::Groups;
@@ -28,7 +27,7 @@ use crate::{
 
 use fault::Hook;
 pub use fault::{Attempt, Fault};
-use partition::{Partition, Queued};
+use partition::{Growth, Partition, Queued};
 
 /// A log in memory. Clones share it, and its appender; [`MemoryLog::reconnected`] gives what another process has.
 #[derive(Clone)]
@@ -287,9 +286,9 @@ impl Log for MemoryLog {
     }
 
     async fn reader(&self, topic: &TopicName, partition: u32, from: u64) -> Result<Box<dyn Reader>, TopicError> {
-        let (span, end) = self.inner.with_partition(topic, partition, |p| (p.span(), p.end.subscribe()))?;
+        let (span, growth) = self.inner.with_partition(topic, partition, |p| (p.span(), Arc::clone(&p.growth)))?;
         check_position(topic, partition, from, span)?;
-        Ok(Box::new(MemoryReader { log: Arc::clone(&self.inner), topic: topic.clone(), partition, next: from, end }))
+        Ok(Box::new(MemoryReader { log: Arc::clone(&self.inner), topic: topic.clone(), partition, next: from, growth }))
     }
 
     fn appender(&self) -> Arc<dyn Appender> {
@@ -324,15 +323,14 @@ struct MemoryReader {
     topic: TopicName,
     partition: u32,
     next: u64,
-    end: watch::Receiver<u64>,
+    growth: Arc<Growth>,
 }
 
 #[async_trait]
 impl Reader for MemoryReader {
     async fn read(&mut self, max_bytes: usize) -> Result<Vec<Message>, TopicError> {
         let next = self.next;
-        let grown = self.end.wait_for(|end| *end > next).await.is_ok();
-        if !grown {
+        if !self.growth.beyond(next).await {
             // The partition went with its topic, even where one of the same name was made since.
             return Err(TopicError::UnknownTopic { topic: self.topic.clone() });
         }

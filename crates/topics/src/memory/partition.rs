@@ -4,9 +4,10 @@
 //! failure has been seen. Deliberately absent: topics, limits and waiting readers.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::Weak;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
 
-use tokio::sync::watch;
+use tokio::sync::Notify;
 
 use super::fault::Fault;
 use crate::outstanding::Pending;
@@ -15,9 +16,41 @@ use crate::{Message, NewMessage, Span, TopicError};
 pub(super) struct Partition {
     pub(super) start: u64,
     pub(super) messages: VecDeque<Message>,
-    pub(super) end: watch::Sender<u64>,
+    pub(super) growth: Arc<Growth>,
     /// By the number of the appender.
     lanes: BTreeMap<u64, Lane>,
+}
+
+/// How far a partition goes, for readers that wait. Not a `watch` channel: that one wakes its waiters in an order of
+/// its own, and a run must be able to come again.
+#[derive(Debug, Default)]
+pub(super) struct Growth {
+    end: AtomicU64,
+    gone: AtomicBool,
+    told: Notify,
+}
+
+impl Growth {
+    /// Waits until the partition goes beyond `offset`; false when it is gone. Cancel safe.
+    pub(super) async fn beyond(&self, offset: u64) -> bool {
+        loop {
+            let told = self.told.notified();
+            if self.gone.load(Ordering::Acquire) {
+                return false;
+            }
+            if self.end.load(Ordering::Acquire) > offset {
+                return true;
+            }
+            told.await;
+        }
+    }
+}
+
+impl Drop for Partition {
+    fn drop(&mut self) {
+        self.growth.gone.store(true, Ordering::Release);
+        self.growth.told.notify_waiters();
+    }
 }
 
 /// What one appender has on its way to one partition.
@@ -46,7 +79,7 @@ impl Lane {
 
 impl Partition {
     pub(super) fn new() -> Self {
-        Self { start: 0, messages: VecDeque::new(), end: watch::Sender::new(0), lanes: BTreeMap::new() }
+        Self { start: 0, messages: VecDeque::new(), growth: Arc::default(), lanes: BTreeMap::new() }
     }
 
     pub(super) fn span(&self) -> Span {
@@ -105,7 +138,8 @@ impl Partition {
         if outcome.is_err() {
             self.lanes.entry(appender).or_default().unseen.push(unseen);
         }
-        self.end.send_replace(self.span().end);
+        self.growth.end.store(self.span().end, Ordering::Release);
+        self.growth.told.notify_waiters();
         pending.settle(outcome);
     }
 
