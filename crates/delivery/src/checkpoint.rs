@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Ends, Gap, Origin, Position, Totals, Verdict, Witness};
+use crate::{Ends, Gap, Origin, Position, Seen, Totals, Verdict, Witness};
 
 /// The format this build writes and the only one it reads.
 const FORMAT: u8 = 1;
@@ -40,6 +40,9 @@ pub struct Checkpoint {
     /// history, and a writer it sees for the first time is taken on from there.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub begins_late: bool,
+    /// Requests seen before `position` (hop 1).
+    #[serde(default, skip_serializing_if = "Seen::is_empty")]
+    pub seen: Seen,
 }
 
 /// A checkpoint that cannot be used.
@@ -77,6 +80,7 @@ impl Checkpoint {
             witness: None,
             input: String::new(),
             begins_late: false,
+            seen: Seen::default(),
         }
     }
 

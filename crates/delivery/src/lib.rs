@@ -13,6 +13,7 @@ mod ends;
 mod fail_points;
 mod origin;
 mod position;
+mod seen;
 mod totals;
 mod witness;
 
@@ -22,6 +23,7 @@ pub use ends::{Ends, Gap, Verdict};
 pub use fail_points::{CrashPoint, Safeguard};
 pub use origin::{InvalidOrigin, Origin, Writer};
 pub use position::{MAX_ROWS_PER_UNIT, Position};
+pub use seen::{Fresh, MAX_PRODUCERS, REQUEST_WINDOW, RequestPart, Seen, Unknowable};
 pub use totals::Totals;
 pub use witness::Witness;
 
