@@ -4,6 +4,7 @@
 //! say loudly that they are skipped elsewhere. Nothing of ours is linked but what speaks to the outside.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
+mod bad_input;
 mod command_line;
 mod deployment;
 mod documents;

@@ -2,11 +2,16 @@
 //!
 //! Everything a service touches outside itself comes in through [`Edges`], so tests hand in memory implementations.
 
-use std::sync::Arc;
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    sync::Arc,
+};
 
 use anyhow::Context as _;
 use batch::Compression;
 use lake::{Lake, StoreConfig};
+use parking_lot::Mutex;
 use tokio::sync::watch;
 use topics::{
     Log, TopicError,
@@ -35,6 +40,25 @@ pub struct Edges {
     pub health: Health,
     /// How payloads are compressed: worth it over a network, not on the way to a local disk.
     pub compression: Compression,
+    /// What the parts of a service have in common in this process.
+    pub shared: Shared,
+}
+
+/// One value of each type, for all who hold these edges: the HTTP interface and the work of a service meet here.
+#[derive(Clone, Default)]
+pub struct Shared(Arc<Mutex<HashMap<TypeId, Box<dyn Any + Send>>>>);
+
+impl Shared {
+    /// The value of this type; whoever asks first makes it.
+    pub fn get_or_make<T: Clone + Send + 'static>(&self, make: impl FnOnce() -> T) -> T {
+        let mut values = self.0.lock();
+        if let Some(made) = values.get(&TypeId::of::<T>()).and_then(|value| value.downcast_ref::<T>()) {
+            return made.clone();
+        }
+        let made = make();
+        values.insert(TypeId::of::<T>(), Box::new(made.clone()));
+        made
+    }
 }
 
 impl Edges {
@@ -46,7 +70,7 @@ impl Edges {
         check.set_waiting("not replayed yet");
         let follow = catalog::follow(Arc::clone(&log), views, check, group.stop());
         group.spawn("catalog", Fate::Critical, follow);
-        Self { log, lake, catalog, health, compression }
+        Self { log, lake, catalog, health, compression, shared: Shared::default() }
     }
 
     /// Opens the log and the store a config names, and proves that the store can be committed to.

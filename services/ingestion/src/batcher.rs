@@ -131,13 +131,17 @@ impl Stretcher {
         &self.progress
     }
 
-    /// The stretches of a run, which touch, from the last one's end to the end of the run.
+    /// The stretches of a run, which touch, from the last one's end to the end of the run. Messages that repeat others
+    /// are in the run no more, but covered.
     ///
     /// # Errors
     /// When arrays of one schema cannot be joined: a defect.
-    pub(crate) fn stretches(&mut self, run: &[Message], decoded: Decoded) -> Result<Vec<Stretch>, ArrowError> {
-        let Some(last) = run.last() else { return Ok(Vec::new()) };
-        let run_end = Position::at(last.offset + 1);
+    pub(crate) fn stretches(
+        &mut self,
+        run: &[Message],
+        run_end: Position,
+        decoded: Decoded,
+    ) -> Result<Vec<Stretch>, ArrowError> {
         let traceparent = run.iter().find_map(traceparent);
         let mut groups = join_within_units(&self.schema, decoded.parts)?;
         if groups.is_empty() {

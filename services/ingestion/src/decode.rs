@@ -14,6 +14,7 @@ mod arrow_stream;
 mod csv;
 mod json;
 mod oversized;
+mod whole_numbers;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -41,6 +42,10 @@ pub const CONTENT_TYPE: &str = "content-type";
 const BATCH_ROWS: usize = 8192;
 /// Rows after which a decoder builds a batch even inside a message.
 const WIDE_ROWS: usize = 4 * BATCH_ROWS;
+/// A larger message is rejected as it stands: to decode it would take several times its size at once.
+const MAX_MESSAGE_BYTES: usize = 64 << 20;
+/// What is kept of such a message; the whole of it is in its topic.
+const KEPT_BYTES: usize = 1 << 20;
 /// Messages (or rows) tried together once a run has failed.
 const NARROW_ROWS: usize = 64;
 /// A reason is for people; it does not repeat a whole row.
@@ -100,6 +105,8 @@ pub enum Fault {
     Columns,
     /// The row, or the message, is larger than may be passed on.
     TooLarge,
+    /// Whether the message repeats another cannot be told by its idempotency key.
+    Key,
 }
 
 impl Fault {
@@ -112,6 +119,7 @@ impl Fault {
             Self::Null => "null",
             Self::Columns => "columns",
             Self::TooLarge => "too_large",
+            Self::Key => "key",
         }
     }
 }
@@ -213,8 +221,14 @@ impl Decoder {
         let mut output = Decoded::default();
         let mut rest = run;
         while let Some(first) = rest.first() {
+            if is_huge(first) {
+                output.reject_huge(first);
+                rest = &rest[1..];
+                continue;
+            }
             let encoding = self.encoding_of(first);
-            let alike = rest.iter().take_while(|message| self.encoding_of(message) == encoding).count();
+            let alike = |message: &&Message| !is_huge(message) && self.encoding_of(message) == encoding;
+            let alike = rest.iter().take_while(alike).count();
             let (group, after) = rest.split_at(alike);
             self.decode_alike(encoding, group, &mut output);
             rest = after;
@@ -250,6 +264,17 @@ impl Decoded {
 
     fn reject_message(&mut self, message: &Message, fault: Fault, reason: impl Into<String>) {
         self.reject(message, 0, None, Verdict::new(fault, reason), message.payload.clone());
+    }
+
+    fn reject_huge(&mut self, message: &Message) {
+        let bytes = message.payload.len();
+        let reason = format!(
+            "the message has {bytes} bytes, at most {MAX_MESSAGE_BYTES} are taken: send smaller ones; its first \
+             {KEPT_BYTES} bytes are kept here, all of it is in its topic"
+        );
+        // A copy, which does not keep the whole message in memory.
+        let kept = Bytes::copy_from_slice(&message.payload[..KEPT_BYTES]);
+        self.reject(message, 0, None, Verdict::new(Fault::TooLarge, reason), kept);
     }
 
     fn reject(&mut self, message: &Message, row: usize, line: Option<u32>, verdict: Verdict, bytes: Bytes) {
@@ -328,6 +353,10 @@ fn shorten(mut reason: String) -> String {
         reason.push('…');
     }
     reason
+}
+
+fn is_huge(message: &Message) -> bool {
+    message.payload.len() > MAX_MESSAGE_BYTES
 }
 
 /// Rows a message may hold; beyond that its positions could not be told apart.

@@ -2,13 +2,14 @@
 //!
 //! `POST /v1/ingest/{pipeline}/{source}` appends a body, as it came, to the source's topic; the answer is sent when
 //! every part is durable. Rows are judged behind the topic, so a 200 says that the bytes are safe, not that they are
-//! good: bad rows show up in the table `<source>_rejected`. A 503 leaves open whether parts of the body are in the
-//! topic; sending it again may then double them.
+//! good: bad rows show up in the table `<source>_rejected`. An answer that is not 200 says whether something may be
+//! stored all the same; a request with an `Idempotency-Key` can be sent again without doubling any of it.
 //!
-//! Deliberately absent: login, and keys that make a repeated request harmless.
+//! Deliberately absent: login, and judging what is a repeat: the task behind the topic does (`sieve`).
 
 mod body;
 mod parts;
+mod refusal;
 
 use std::{
     collections::BTreeMap,
@@ -28,7 +29,7 @@ use axum::{
     routing::{get, post},
 };
 use bytes::Bytes;
-use delivery::{CrashPoint, ErrorClass};
+use delivery::CrashPoint;
 use futures::{FutureExt as _, future::BoxFuture};
 use pipeline::{Format, SourceStage};
 use runtime::{
@@ -37,18 +38,23 @@ use runtime::{
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
-use topics::{Description, Log, NewMessage, TopicError, TopicName};
+use topics::{Description, Headers, Log, NewMessage, TopicError, TopicName};
 
 use self::{
-    body::{BodyError, BodyLimits, Budget, Packing},
-    parts::{PartError, Parts, split},
+    body::{BodyLimits, Packing},
+    parts::{Parts, memory_factor, split},
+    refusal::{Refusal, unanswered, undone},
 };
 use crate::{
     decode::{CONTENT_TYPE, Encoding},
+    keys::{HTTP_KEY, Key, KeyFault},
+    memory::Memory,
     metrics,
     worker::TRACEPARENT,
 };
 
+/// How long a request waits for its rows to be durable: less than clients and proxies wait for an answer.
+const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a topic's number of partitions is believed.
 const PARTITIONS_FRESH_FOR: Duration = Duration::from_secs(10);
 /// A catalog change is a few files of SQL.
@@ -63,37 +69,35 @@ pub struct Door {
     catalog: CatalogReceiver,
     apply: Apply,
     limits: BodyLimits,
-    budget: Budget,
+    memory: Memory,
     partitions: Mutex<BTreeMap<TopicName, (Instant, u32)>>,
     next_partition: AtomicU32,
 }
 
 impl Door {
     /// A door to the topics of `log`. Catalog changes go through [`runtime::catalog::apply`].
-    pub fn new(log: Arc<dyn Log>, catalog: CatalogReceiver, config: &IngestionConfig) -> Self {
+    pub fn new(log: Arc<dyn Log>, catalog: CatalogReceiver, config: &IngestionConfig, memory: Memory) -> Self {
         let catalog_log = Arc::clone(&log);
         let apply: Apply = Arc::new(move |request| {
             let log = Arc::clone(&catalog_log);
             async move { catalog::apply(log.as_ref(), &request).await }.boxed()
         });
-        Self::with_apply(log, catalog, config, apply)
+        Self::with_apply(log, catalog, config, memory, apply)
     }
 
     /// A door with another way to change the catalog.
-    pub fn with_apply(log: Arc<dyn Log>, catalog: CatalogReceiver, config: &IngestionConfig, apply: Apply) -> Self {
+    pub fn with_apply(
+        log: Arc<dyn Log>,
+        catalog: CatalogReceiver,
+        config: &IngestionConfig,
+        memory: Memory,
+        apply: Apply,
+    ) -> Self {
         let limits = BodyLimits {
             max_body_bytes: config.max_body_bytes.as_usize(),
             max_decompressed_bytes: config.max_decompressed_bytes.as_usize(),
         };
-        Self {
-            log,
-            catalog,
-            apply,
-            limits,
-            budget: Budget::new(config.memory.as_usize()),
-            partitions: Mutex::default(),
-            next_partition: AtomicU32::new(0),
-        }
+        Self { log, catalog, apply, limits, memory, partitions: Mutex::default(), next_partition: AtomicU32::new(0) }
     }
 }
 
@@ -104,48 +108,6 @@ pub fn router(door: Arc<Door>) -> Router {
         .route("/v1/sources", get(sources))
         .route("/v1/catalog", post(change_catalog).layer(DefaultBodyLimit::max(MAX_APPLY_BYTES)))
         .with_state(door)
-}
-
-/// An error as a client sees it.
-#[derive(Debug)]
-struct Refusal {
-    status: StatusCode,
-    error: String,
-    hint: String,
-    plan: Option<String>,
-}
-
-#[derive(Serialize)]
-struct RefusalBody<'a> {
-    error: &'a str,
-    hint: &'a str,
-    /// Whether the same request may succeed later.
-    retry: bool,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    plan: Option<&'a str>,
-}
-
-impl Refusal {
-    fn new(status: StatusCode, error: impl ToString, hint: impl Into<String>) -> Self {
-        Self { status, error: error.to_string(), hint: hint.into(), plan: None }
-    }
-
-    fn not_found(error: String, hint: String) -> Self {
-        Self::new(StatusCode::NOT_FOUND, error, hint)
-    }
-
-    fn bad(error: impl ToString, hint: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, error, hint)
-    }
-}
-
-impl IntoResponse for Refusal {
-    fn into_response(self) -> Response {
-        let retry =
-            matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT) && self.plan.is_none();
-        let body = RefusalBody { error: &self.error, hint: &self.hint, retry, plan: self.plan.as_deref() };
-        (self.status, Json(body)).into_response()
-    }
 }
 
 #[derive(Serialize)]
@@ -183,12 +145,15 @@ impl Door {
         let source = self.find(pipeline, source)?;
         let encoding = encoding_of(headers, &source)?;
         let packing = packing_of(headers)?;
+        let key = key_of(headers)?;
         let announced = text_of(headers, &header::CONTENT_LENGTH).and_then(|length| length.parse().ok());
-        let (body, reservation) = body::read(body, announced, packing, self.limits, &self.budget).await?;
+        let (body, mut share) = body::read(body, announced, packing, self.limits, &self.memory).await?;
+        body::grow(&mut share, memory_factor(encoding) * body.len())?;
         let parts = runtime::tasks::compute(|| split(&body, encoding, source.spec.options.csv_delimiter))?;
-        let ingested = Ingested { parts: self.append(&source, parts, headers).await?, bytes: body.len() };
-        drop(reservation);
-        Ok(ingested)
+        let keyed = key.is_some();
+        let appended = tokio::time::timeout(ANSWER_WITHIN, self.append(&source, parts, headers, key)).await;
+        drop(share);
+        Ok(Ingested { parts: appended.unwrap_or_else(|_| Err(unanswered(keyed, ANSWER_WITHIN)))?, bytes: body.len() })
     }
 
     fn find(&self, pipeline: &str, name: &str) -> Result<SourceStage, Refusal> {
@@ -210,27 +175,46 @@ impl Door {
     }
 
     /// Appends all parts, then waits for all of them.
-    async fn append(&self, source: &SourceStage, parts: Parts, headers: &HeaderMap) -> Result<Vec<PartPlace>, Refusal> {
+    async fn append(
+        &self,
+        source: &SourceStage,
+        parts: Parts,
+        headers: &HeaderMap,
+        key: Option<Key>,
+    ) -> Result<Vec<PartPlace>, Refusal> {
         let topic = TopicName::try_from(source.topic.clone())
             .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error, "rename the source"))?;
         let partitions = self.partitions_of(&topic).await?;
-        let mut message_headers = vec![(CONTENT_TYPE.to_owned(), Bytes::from_static(parts.content_type.as_bytes()))];
-        if let Some(trace) = headers.get(TRACEPARENT).filter(|trace| trace.len() <= 128) {
-            message_headers.push((TRACEPARENT.to_owned(), Bytes::copy_from_slice(trace.as_bytes())));
-        }
+        let common = common_headers(parts.content_type, headers);
         let appender = self.log.appender();
-        let mut receipts = Vec::with_capacity(parts.payloads.len());
-        for payload in parts.payloads {
-            let partition = self.next_partition.fetch_add(1, Ordering::Relaxed) % partitions;
-            let message = NewMessage { payload, headers: message_headers.clone(), ..NewMessage::default() };
-            receipts.push((partition, appender.append(&topic, partition, message).await?));
+        let messages = parts.into_messages();
+        let mut receipts = Vec::with_capacity(messages.len());
+        for (payload, stretch) in messages {
+            let partition = self.partition(source, key.as_ref(), partitions);
+            let mut message = NewMessage { payload, headers: common.clone(), ..NewMessage::default() };
+            message.headers.extend(key.iter().flat_map(|key| key.headers(&stretch)));
+            let others = !receipts.is_empty();
+            let receipt = appender.append(&topic, partition, message).await;
+            receipts.push((partition, receipt.map_err(|error| undone(error, others, key.is_some()))?));
         }
+        let several = receipts.len() > 1;
         let mut places = Vec::with_capacity(receipts.len());
         for (partition, receipt) in receipts {
-            places.push(PartPlace { topic: source.topic.clone(), partition, offset: receipt.await? });
+            let offset = receipt.await.map_err(|error| undone(error, several, key.is_some()))?;
+            places.push(PartPlace { topic: source.topic.clone(), partition, offset });
         }
         CrashPoint::RequestDurable.pass();
         Ok(places)
+    }
+
+    /// A producer keeps its partition, whose task can tell its repeats; other parts take turns.
+    ///
+    /// Where the definition says how many partitions there are, a topic that grows beyond does not move producers.
+    fn partition(&self, source: &SourceStage, key: Option<&Key>, partitions: u32) -> u32 {
+        match key {
+            Some(key) => key.partition(source.spec.options.partitions.unwrap_or(partitions).clamp(1, partitions)),
+            None => self.next_partition.fetch_add(1, Ordering::Relaxed) % partitions,
+        }
     }
 
     async fn partitions_of(&self, topic: &TopicName) -> Result<u32, Refusal> {
@@ -285,6 +269,22 @@ fn did_you_mean(wanted: &str, mut names: Vec<&str>) -> String {
             format!("there is: {}{more}", names.join(", "))
         }
     }
+}
+
+fn common_headers(content_type: &'static str, headers: &HeaderMap) -> Headers {
+    let mut common = vec![(CONTENT_TYPE.to_owned(), Bytes::from_static(content_type.as_bytes()))];
+    if let Some(trace) = headers.get(TRACEPARENT).filter(|trace| trace.len() <= 128) {
+        common.push((TRACEPARENT.to_owned(), Bytes::copy_from_slice(trace.as_bytes())));
+    }
+    common
+}
+
+fn key_of(headers: &HeaderMap) -> Result<Option<Key>, Refusal> {
+    let Some(value) = headers.get(HTTP_KEY) else { return Ok(None) };
+    let text = value.to_str().map_err(|_| KeyFault::Shape { found: "(not text)".to_owned() });
+    let hint = "send `Idempotency-Key: <producer>:<sequence>`, for example `till-7:42`, the sequence rising by one from \
+                request to request of the producer";
+    text.and_then(Key::parse).map(Some).map_err(|fault| Refusal::bad(format!("idempotency key: {fault}"), hint))
 }
 
 fn text_of<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Option<&'a str> {
@@ -370,72 +370,4 @@ async fn change_catalog(
         Refusal::new(fault.status(), fault.body_text(), hint)
     })?;
     Ok(Json((door.apply)(request).await?))
-}
-
-impl From<BodyError> for Refusal {
-    fn from(error: BodyError) -> Self {
-        let (status, hint) = match &error {
-            BodyError::TooLarge { .. } => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "send several smaller bodies, or raise ingestion.max_body_bytes")
-            }
-            BodyError::UnpacksTooLarge { .. } => (
-                StatusCode::PAYLOAD_TOO_LARGE,
-                "send several smaller bodies, or raise ingestion.max_decompressed_bytes",
-            ),
-            BodyError::BadPacking { .. } => (StatusCode::BAD_REQUEST, "check the content-encoding header"),
-            BodyError::Broken { .. } => (StatusCode::BAD_REQUEST, "nothing was stored; send it again"),
-            BodyError::Busy => {
-                (StatusCode::SERVICE_UNAVAILABLE, "nothing was stored; send it again later, or raise ingestion.memory")
-            }
-        };
-        Self::new(status, error, hint)
-    }
-}
-
-impl From<PartError> for Refusal {
-    fn from(error: PartError) -> Self {
-        match error {
-            PartError::Empty => Self::bad(error, "send at least one row"),
-            PartError::Malformed { .. } => Self::bad(error, "nothing was stored; fix the body and send it again"),
-            PartError::RowTooLarge { .. } => {
-                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "nothing was stored; keep large things elsewhere")
-            }
-        }
-    }
-}
-
-impl From<TopicError> for Refusal {
-    fn from(error: TopicError) -> Self {
-        match error.class() {
-            ErrorClass::Reject => Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send smaller rows"),
-            ErrorClass::Retry | ErrorClass::Stop => {
-                let hint = "whether the rows are stored is not known; sending them again may double them";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, error, hint)
-            }
-        }
-    }
-}
-
-impl From<ApplyError> for Refusal {
-    fn from(error: ApplyError) -> Self {
-        match error {
-            ApplyError::Problems(problems) => Self::bad(problems, "nothing was changed; fix the SQL and apply again"),
-            ApplyError::Refused { reason, plan } => {
-                let hint = "nothing was changed; apply again with the permission named";
-                Self { plan: Some(plan), ..Self::new(StatusCode::CONFLICT, reason, hint) }
-            }
-            ApplyError::Unusable(cause) => {
-                Self::bad(format!("{cause:#}"), "nothing was changed; fix the SQL and apply again")
-            }
-            ApplyError::Raced => Self::new(StatusCode::CONFLICT, error, "apply again"),
-            ApplyError::Unreadable(cause) => {
-                let hint = "run the version of Tailwater that wrote the catalog, or a newer one";
-                Self::new(StatusCode::INTERNAL_SERVER_ERROR, format!("the catalog cannot be read: {cause:#}"), hint)
-            }
-            ApplyError::Log(cause) => {
-                let hint = "apply again: what is in already is left alone";
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the log failed: {cause}"), hint)
-            }
-        }
-    }
 }

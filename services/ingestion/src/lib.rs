@@ -9,8 +9,11 @@
 mod batcher;
 pub mod decode;
 pub mod http;
+mod keys;
+pub mod memory;
 mod metrics;
 mod reject;
+mod sieve;
 pub mod stage;
 pub mod worker;
 
@@ -25,15 +28,22 @@ use runtime::{
     tasks::Stop,
 };
 
-use crate::{http::Door, stage::IngestionStage};
+pub use keys::{KEY_HEADER, RANGE_HEADER};
+
+use crate::{http::Door, memory::Memory, stage::IngestionStage};
 
 /// The consumer group whose members share the partitions of user topics.
 pub const GROUP: &str = "tailwater-ingestion";
 
 /// The HTTP interface beside health and metrics.
 pub fn router(config: &Config, edges: &Edges) -> Router {
-    let door = Door::new(Arc::clone(&edges.log), edges.catalog.clone(), &config.ingestion);
+    let door = Door::new(Arc::clone(&edges.log), edges.catalog.clone(), &config.ingestion, memory_of(config, edges));
     http::router(Arc::new(door))
+}
+
+/// One budget for requests and tasks of a process.
+fn memory_of(config: &Config, edges: &Edges) -> Memory {
+    edges.shared.get_or_make(|| Memory::new(config.ingestion.memory.as_usize()))
 }
 
 /// Decodes user topics until asked to stop.
@@ -50,7 +60,7 @@ pub async fn run(config: Config, edges: Edges, stop: Stop) -> anyhow::Result<()>
         health: edges.health.clone(),
         settlements: settlements.clone(),
     };
-    let stage = IngestionStage::new(config, edges, settlements);
+    let stage = IngestionStage::new(memory_of(&config, &edges), config, edges, settlements);
     supervise(Arc::new(stage), context, stop).await
 }
 

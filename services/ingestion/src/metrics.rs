@@ -9,6 +9,7 @@ use crate::decode::Fault;
 const ROWS_READ: &str = "tailwater_ingestion_rows_read_total";
 const ROWS_EMITTED: &str = "tailwater_ingestion_rows_emitted_total";
 const ROWS_REJECTED: &str = "tailwater_ingestion_rows_rejected_total";
+const REPEATED_MESSAGES: &str = "tailwater_ingestion_repeated_messages_total";
 const READ_MESSAGES: &str = "tailwater_ingestion_read_messages_total";
 const READ_BYTES: &str = "tailwater_ingestion_read_bytes_total";
 const DECODE_SECONDS: &str = "tailwater_ingestion_decode_duration_seconds";
@@ -24,6 +25,7 @@ pub(crate) fn describe() {
     describe_counter!(ROWS_EMITTED, Unit::Count, "Rows written to data channels");
     describe_counter!(ROWS_REJECTED, Unit::Count, "Rows written to rejected channels, by reason");
     describe_counter!(READ_MESSAGES, Unit::Count, "User messages read");
+    describe_counter!(REPEATED_MESSAGES, Unit::Count, "User messages taken before, by their idempotency key");
     describe_counter!(READ_BYTES, Unit::Bytes, "Payload bytes of user messages read");
     describe_histogram!(DECODE_SECONDS, Unit::Seconds, "Time to decode one run of messages");
     describe_histogram!(BATCH_ROWS, Unit::Count, "Good rows of one run of messages");
@@ -41,6 +43,7 @@ pub(crate) struct SourceMetrics {
     rows_read: metrics::Counter,
     rows_emitted: metrics::Counter,
     messages: metrics::Counter,
+    repeats: metrics::Counter,
     bytes: metrics::Counter,
     decode_seconds: metrics::Histogram,
     batch_rows: metrics::Histogram,
@@ -53,6 +56,7 @@ impl SourceMetrics {
             rows_read: counter!(ROWS_READ, "pipeline" => pipeline.clone(), "source" => source.clone()),
             rows_emitted: counter!(ROWS_EMITTED, "pipeline" => pipeline.clone(), "source" => source.clone()),
             messages: counter!(READ_MESSAGES, "pipeline" => pipeline.clone(), "source" => source.clone()),
+            repeats: counter!(REPEATED_MESSAGES, "pipeline" => pipeline.clone(), "source" => source.clone()),
             bytes: counter!(READ_BYTES, "pipeline" => pipeline.clone(), "source" => source.clone()),
             decode_seconds: histogram!(DECODE_SECONDS, "pipeline" => pipeline.clone(), "source" => source.clone()),
             batch_rows: histogram!(BATCH_ROWS, "pipeline" => pipeline.clone(), "source" => source.clone()),
@@ -64,6 +68,11 @@ impl SourceMetrics {
     pub(crate) fn count_read(&self, messages: usize, bytes: usize) {
         self.messages.increment(messages as u64);
         self.bytes.increment(bytes as u64);
+    }
+
+    /// Messages that were taken before, in whole or in part: their rows are not counted as read again.
+    pub(crate) fn count_repeats(&self, messages: u64) {
+        self.repeats.increment(messages);
     }
 
     pub(crate) fn count_decoded(&self, good: u64, rejected: &[(Fault, u64)], took: Duration) {

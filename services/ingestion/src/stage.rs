@@ -11,28 +11,22 @@ use runtime::{
     retry::TaskError,
     supervisor::{Settlements, Stage, TaskPlan},
 };
-use tokio::sync::Semaphore;
 use topics::{Log, TopicName};
 
-use crate::worker::Worker;
-
-/// A run takes about this many times its payload while it is decoded and written.
-const RUN_FACTOR: usize = 4;
+use crate::{memory::Memory, worker::Worker};
 
 /// Hop 1: user topics → channels.
 pub struct IngestionStage {
     config: Config,
     edges: Edges,
     settlements: Settlements,
-    slots: Arc<Semaphore>,
+    memory: Memory,
 }
 
 impl IngestionStage {
     /// A stage over `edges` that reports positions through `settlements`.
-    pub fn new(config: Config, edges: Edges, settlements: Settlements) -> Self {
-        let run_bytes = RUN_FACTOR * config.ingestion.batch_bytes.as_usize().max(1);
-        let slots = (config.ingestion.memory.as_usize() / run_bytes).clamp(1, Semaphore::MAX_PERMITS);
-        Self { config, edges, settlements, slots: Arc::new(Semaphore::new(slots)) }
+    pub fn new(memory: Memory, config: Config, edges: Edges, settlements: Settlements) -> Self {
+        Self { config, edges, settlements, memory }
     }
 
     fn worker(&self, source: &SourceStage, topic: &TopicName, partition: u32) -> Worker {
@@ -45,7 +39,7 @@ impl IngestionStage {
             compression: self.edges.compression,
             config: self.config.ingestion.clone(),
             settlements: self.settlements.clone(),
-            slots: Arc::clone(&self.slots),
+            memory: self.memory.clone(),
         }
     }
 }

@@ -21,16 +21,15 @@ use runtime::{
     supervisor::{self, Settlements},
     tasks::{Stop, compute},
 };
-use tokio::{
-    sync::Semaphore,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
 use topics::{Log, Message, Reader, TopicError, TopicName};
 
 use crate::{
     batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless},
     decode::{Decoded, Decoder, Fault},
+    memory::{Memory, RunShare},
     metrics::{self, SourceMetrics},
+    sieve::Sieve,
 };
 
 /// The header a request's trace context travels in, in HTTP as in messages.
@@ -57,8 +56,8 @@ pub struct Worker {
     pub config: IngestionConfig,
     /// Where positions are reported for lag tools.
     pub settlements: Settlements,
-    /// Room for runs that are being decoded and written, shared by the tasks of the process.
-    pub slots: Arc<Semaphore>,
+    /// Room for runs, from read to written, shared by all that the process does.
+    pub memory: Memory,
 }
 
 impl Worker {
@@ -90,7 +89,7 @@ impl Worker {
             // What waits in the batcher is neither done nor stuck: its time comes.
             reached.reached(&self.topic, self.partition, life.stretcher.progress().position.offset);
             match life.next_event(&stop).await? {
-                Event::Messages(messages) => life.batcher.push(messages, Instant::now()),
+                Event::Messages(messages) => life.take_in(messages).await?,
                 Event::Time => {}
                 Event::Stop => return life.end().await,
             }
@@ -127,6 +126,7 @@ impl Worker {
             }),
             stretcher: Stretcher::new(&self.source, self.topic.clone(), self.partition, progress),
             metrics: SourceMetrics::new(&self.source.pipeline, &self.source.name),
+            share: self.memory.run(),
             kept: checkpoint.position,
             kept_at: Instant::now(),
             covered: checkpoint.position,
@@ -135,6 +135,7 @@ impl Worker {
             input: checkpoint.input,
             begins_late: checkpoint.begins_late,
             witness: checkpoint.witness,
+            sieve: Sieve::new(checkpoint.seen),
             worker: Arc::clone(self),
         })
     }
@@ -177,6 +178,9 @@ struct Life {
     reader: Box<dyn Reader>,
     decoder: Decoder,
     batcher: Batcher,
+    /// Memory for what the batcher holds.
+    share: RunShare,
+    sieve: Sieve,
     stretcher: Stretcher,
     writer: ChannelWriter,
     checkpoints: Checkpoints,
@@ -208,29 +212,50 @@ impl Life {
         }
     }
 
+    /// Adds messages to the run at hand. Where there is no memory for them, the run is processed first: a task waits
+    /// for memory only while it holds none.
+    async fn take_in(&mut self, messages: Vec<Message>) -> Result<(), TaskError> {
+        if !self.share.try_grow(&messages) {
+            self.process().await?;
+            self.share.start_anew(&messages).await;
+        }
+        self.batcher.push(messages, Instant::now());
+        Ok(())
+    }
+
     /// Decodes the run at hand and queues what it came to.
     async fn process(&mut self) -> Result<(), TaskError> {
-        let run = self.batcher.take();
-        if run.is_empty() {
-            return Ok(());
-        }
-        let slots = Arc::clone(&self.worker.slots);
-        let _slot = slots.acquire().await.map_err(TaskError::stop)?;
-        self.witness = run.last().map(Message::witness);
+        let mut run = self.batcher.take();
+        let Some(last) = run.last() else { return Ok(()) };
+        let run_end = Position::at(last.offset + 1);
+        self.witness = Some(last.witness());
         let bytes = run.iter().map(|message| message.payload.len()).sum();
         self.metrics.count_read(run.len(), bytes);
         self.bytes_since += bytes;
         let started = Instant::now();
-        let decoded = compute(|| self.decoder.decode(&run));
+        let decoded = compute(|| self.decode(&mut run));
         self.metrics.count_decoded(good_rows(&decoded), &faults(&decoded), started.elapsed());
-        for stretch in self.stretcher.stretches(&run, decoded).map_err(TaskError::stop)? {
+        for stretch in self.stretcher.stretches(&run, run_end, decoded).map_err(TaskError::stop)? {
             // What came to nothing is covered by the next message, or by a heartbeat.
             if !is_fruitless(&stretch) || self.writer.heartbeat_due() {
                 self.writer.write(&stretch).await?;
                 self.covered = stretch.to;
             }
         }
+        self.share.release();
         Ok(())
+    }
+
+    /// Takes what is repeated out of the run, and decodes the rest.
+    fn decode(&mut self, run: &mut Vec<Message>) -> Decoded {
+        let sifted = self.sieve.sift(run);
+        self.metrics.count_repeats(sifted.repeats);
+        let mut decoded = self.decoder.decode(run);
+        if !sifted.rejected.is_empty() {
+            decoded.rejected.extend(sifted.rejected);
+            decoded.rejected.sort_by_key(|row| (row.offset, row.row));
+        }
+        decoded
     }
 
     fn checkpoint_at(&self) -> Option<Instant> {
@@ -260,6 +285,7 @@ impl Life {
         checkpoint.input = self.input.clone();
         checkpoint.begins_late = self.begins_late;
         checkpoint.witness = self.witness;
+        checkpoint.seen = self.sieve.seen().clone();
         CrashPoint::OutputDurable.pass();
         let put = self.checkpoints.put(self.worker.partition, &checkpoint).await;
         CrashPoint::CheckpointPut.pass();

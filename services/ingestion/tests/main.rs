@@ -3,6 +3,8 @@
 
 #[path = "suite/http.rs"]
 mod http;
+#[path = "suite/idempotency.rs"]
+mod idempotency;
 #[path = "suite/service.rs"]
 mod service;
 #[path = "suite/worker.rs"]

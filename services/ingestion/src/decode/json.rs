@@ -18,7 +18,7 @@ use topics::Message;
 
 use super::{
     BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, guarded, too_many_rows,
-    too_many_rows_reason,
+    too_many_rows_reason, whole_numbers::WholeNumbers,
 };
 
 /// Deeper rows are rejected: arrow-json renders a value it cannot take by recursion, which would end the process.
@@ -26,6 +26,7 @@ const MAX_DEPTH: usize = 64;
 
 pub(super) struct JsonDecoder {
     shape: Shape,
+    whole: WholeNumbers,
     wide: Option<TapeDecoder>,
     narrow: Option<TapeDecoder>,
 }
@@ -45,7 +46,7 @@ struct Segment {
 
 impl JsonDecoder {
     pub(super) fn new(shape: Shape) -> Self {
-        Self { shape, wide: None, narrow: None }
+        Self { whole: WholeNumbers::new(&shape.schema), shape, wide: None, narrow: None }
     }
 
     pub(super) fn decode(&mut self, run: &[Message], lines: bool, output: &mut Decoded) {
@@ -68,6 +69,9 @@ impl JsonDecoder {
 
     /// Decodes a run as one; on any fault leaves `output` as it was and says so.
     fn attempt(&mut self, width: Width, run: &[Message], lines: bool, output: &mut Decoded) -> bool {
+        if run.iter().any(|message| self.whole.are_in_doubt(&message.payload)) {
+            return false;
+        }
         let decoder = self.take(width);
         let attempted = guarded(|| {
             let mut feeder = Feeder::new(decoder?, &self.shape);
@@ -98,7 +102,10 @@ impl JsonDecoder {
 
     /// Decodes rows of one message together, if all of them are good.
     fn attempt_segments(&mut self, message: &Message, group: &[Segment], output: &mut Decoded) -> bool {
-        if group.iter().any(|segment| segment.verdict.is_some()) {
+        let doubtful = |segment: &Segment| {
+            segment.verdict.is_some() || self.whole.are_in_doubt(&message.payload[segment.bytes.clone()])
+        };
+        if group.iter().any(doubtful) {
             return false;
         }
         let decoder = self.take(Width::Narrow);
@@ -128,6 +135,11 @@ impl JsonDecoder {
     }
 
     fn decode_alone(&mut self, row: &[u8], offset: u64) -> Result<Part, Verdict> {
+        if self.whole.are_in_doubt(row)
+            && let Some(verdict) = self.whole.judge(row)
+        {
+            return Err(verdict);
+        }
         let mut decoder = self.take(Width::Narrow).ok_or_else(unparsable)?;
         let alone = guarded(|| {
             let fed = feed_whole_row(&mut decoder, row);

@@ -663,3 +663,39 @@ fn whatever_the_bytes_are_every_message_is_accounted_for() {
         }
     }
 }
+
+#[test]
+fn an_arrow_stream_cut_anywhere_or_with_any_byte_changed_harms_no_neighbour() {
+    let ids: ArrayRef = Arc::new(Int64Array::from(vec![1, 2, 3]));
+    let notes: ArrayRef = Arc::new(StringArray::from(vec![Some("a"), None, Some("b")]));
+    let batch = RecordBatch::try_from_iter([("id", ids), ("note", notes)]).unwrap();
+    let whole = encode_stream(&batch, Compression::Lz4).unwrap();
+    let source = orders(Format::Arrow, SourceOptions::default());
+    let mut decoder = Decoder::new(&source, LIMIT);
+    let mut hostile: Vec<Vec<u8>> = (0..whole.len()).map(|length| whole[..length].to_vec()).collect();
+    for place in 0..whole.len() {
+        for value in [0, 0x7f, 0xff, whole[place] ^ 1, whole[place] ^ 0x80] {
+            let mut changed = whole.to_vec();
+            changed[place] = value;
+            hostile.push(changed);
+        }
+    }
+    for bytes in hostile {
+        let run = messages(&[&whole[..], &bytes[..], &whole[..]]);
+        let decoded = decoder.decode(&run);
+        let found = rows(&decoded);
+        assert_eq!(found.iter().filter(|(offset, _)| *offset != 20).count(), 6, "the neighbours are whole");
+        assert!(decoded.rejected.iter().all(|row| row.offset == 20));
+    }
+}
+
+#[test]
+fn a_message_too_large_to_decode_is_rejected_with_its_beginning() {
+    let huge = format!("{{\"id\":1,\"note\":\"{}\"}}", "x".repeat(MAX_MESSAGE_BYTES));
+    let run = messages(&["{\"id\":1}", &huge, "{\"id\":3}"]);
+    let decoded = decode(&json(), &run);
+    assert_eq!(rows(&decoded).iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [10, 30]);
+    let [rejected] = &decoded.rejected[..] else { panic!("{} rejected", decoded.rejected.len()) };
+    assert_eq!((rejected.offset, rejected.fault, rejected.bytes.len()), (20, Fault::TooLarge, KEPT_BYTES));
+    assert!(rejected.reason.contains(&huge.len().to_string()), "{}", rejected.reason);
+}

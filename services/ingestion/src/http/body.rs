@@ -1,24 +1,25 @@
 //! Reads a request body under its limits: unpacked while it arrives, and stopped the moment it grows too large.
 //!
-//! Memory is accounted for before it is used, in one budget for all requests. A request whose size is known waits for
-//! room; one that grows beyond what it has reserved takes more if there is some and is turned away if not, so that
-//! requests never wait for each other in a circle.
+//! Memory is accounted for before it is used. A request whose size is known waits for room; one that grows beyond what
+//! it has reserved takes more if there is some and is turned away if not.
 
-use std::{
-    io::{self, Write},
-    sync::Arc,
-};
+use std::io::{self, Write};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt as _;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use zstd::stream::{raw::Decoder as ZstdDecoder, zio::Writer as ZstdWriter};
+use zstd::stream::{
+    raw::{DParameter, Decoder as ZstdDecoder},
+    zio::Writer as ZstdWriter,
+};
 
-/// The budget is counted in these.
-const UNIT_BYTES: usize = 1 << 10;
+use crate::memory::{BodyShare, Memory};
+
 /// Reserved before the first byte of a body of unknown size.
 const FIRST_BYTES: usize = 64 << 10;
+/// The largest window of a zstd body, as a power of two: 8 MiB, what RFC 9659 asks of everybody. A frame's header could
+/// otherwise make the decoder take 128 MiB that nobody has accounted for.
+const ZSTD_WINDOW_LOG: u32 = 23;
 
 /// How a body is packed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,52 +63,20 @@ pub(super) enum BodyError {
     Broken { reason: String },
     #[error("there is no memory left for this body at the moment")]
     Busy,
+    #[error("the body needs {bytes} bytes of memory, {max_bytes} are the most that one may have")]
+    NeverFits { bytes: usize, max_bytes: usize },
 }
 
-/// Memory for bodies, shared by all requests.
-#[derive(Clone)]
-pub(super) struct Budget {
-    room: Arc<Semaphore>,
-    units: usize,
-}
-
-impl Budget {
-    pub(super) fn new(bytes: usize) -> Self {
-        let units = (bytes / UNIT_BYTES).clamp(1, Semaphore::MAX_PERMITS).min(u32::MAX as usize);
-        Self { room: Arc::new(Semaphore::new(units)), units }
+/// Takes memory for `bytes` in all, or says whether waiting would help.
+pub(super) fn grow(share: &mut BodyShare, bytes: usize) -> Result<(), BodyError> {
+    if share.try_grow_to(bytes) {
+        return Ok(());
     }
-
-    fn units_of(&self, bytes: usize) -> u32 {
-        u32::try_from(bytes.div_ceil(UNIT_BYTES).clamp(1, self.units)).unwrap_or(u32::MAX)
-    }
-
-    async fn reserve(&self, bytes: usize) -> Result<Reservation, BodyError> {
-        let permit = Arc::clone(&self.room).acquire_many_owned(self.units_of(bytes)).await;
-        let permit = permit.map_err(|_| BodyError::Busy)?;
-        Ok(Reservation { budget: self.clone(), permit })
-    }
+    let max_bytes = share.max_bytes();
+    Err(if bytes > max_bytes { BodyError::NeverFits { bytes, max_bytes } } else { BodyError::Busy })
 }
 
-/// Memory held by one request, given back when dropped.
-pub(super) struct Reservation {
-    budget: Budget,
-    permit: OwnedSemaphorePermit,
-}
-
-impl Reservation {
-    fn grow_to(&mut self, bytes: usize) -> Result<(), BodyError> {
-        let wanted = bytes.div_ceil(UNIT_BYTES);
-        let Some(missing) = wanted.checked_sub(self.permit.num_permits()).filter(|&missing| missing > 0) else {
-            return Ok(());
-        };
-        let missing = u32::try_from(missing).map_err(|_| BodyError::Busy)?;
-        let more = Arc::clone(&self.budget.room).try_acquire_many_owned(missing).map_err(|_| BodyError::Busy)?;
-        self.permit.merge(more);
-        Ok(())
-    }
-}
-
-/// Reads and unpacks a body. The bytes are accounted for as long as the reservation lives.
+/// Reads and unpacks a body. The bytes are accounted for as long as the share lives.
 ///
 /// **Cancel safety**: a dropped call gives its memory back.
 pub(super) async fn read(
@@ -115,15 +84,18 @@ pub(super) async fn read(
     announced: Option<usize>,
     packing: Packing,
     limits: BodyLimits,
-    budget: &Budget,
-) -> Result<(Bytes, Reservation), BodyError> {
+    memory: &Memory,
+) -> Result<(Bytes, BodyShare), BodyError> {
     let too_large = BodyError::TooLarge { max_bytes: limits.max_body_bytes };
     if announced.is_some_and(|bytes| bytes > limits.max_body_bytes) {
         return Err(too_large);
     }
     let expected = announced.filter(|_| packing == Packing::Identity).unwrap_or(FIRST_BYTES);
-    let reservation = budget.reserve(expected).await?;
-    let sink = Sink { bytes: Vec::new(), limits, reservation, fault: None };
+    if expected > memory.max_body_bytes() {
+        return Err(BodyError::NeverFits { bytes: expected, max_bytes: memory.max_body_bytes() });
+    }
+    let share = memory.body(expected).await;
+    let sink = Sink { bytes: Vec::with_capacity(expected), limits, share, fault: None };
     let mut unpacker = Unpacker::new(packing, sink)?;
     let mut chunks = body.into_data_stream();
     let mut received = 0;
@@ -136,14 +108,14 @@ pub(super) async fn read(
         runtime::tasks::compute(|| unpacker.write(&chunk))?;
     }
     let sink = unpacker.finish()?;
-    Ok((Bytes::from(sink.bytes), sink.reservation))
+    Ok((Bytes::from(sink.bytes), sink.share))
 }
 
 /// Where unpacked bytes go; refuses the byte that would be too many.
 struct Sink {
     bytes: Vec<u8>,
     limits: BodyLimits,
-    reservation: Reservation,
+    share: BodyShare,
     /// The true reason of a refused write, which an `io::Error` cannot carry through the unpackers.
     fault: Option<BodyError>,
 }
@@ -154,8 +126,21 @@ impl Sink {
         if length > self.limits.max_decompressed_bytes {
             return Err(BodyError::UnpacksTooLarge { max_bytes: self.limits.max_decompressed_bytes });
         }
-        self.reservation.grow_to(length)?;
+        self.make_room(length)?;
         self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Accounts for the memory before it is there: twice as much while there is some, else what is needed.
+    fn make_room(&mut self, length: usize) -> Result<(), BodyError> {
+        let have = self.bytes.capacity();
+        if length <= have {
+            return Ok(());
+        }
+        let ahead = (2 * have).clamp(length, self.limits.max_decompressed_bytes.max(length));
+        let room = if self.share.try_grow_to(ahead) { ahead } else { length };
+        grow(&mut self.share, room)?;
+        self.bytes.reserve_exact(room - self.bytes.len());
         Ok(())
     }
 }
@@ -187,7 +172,9 @@ impl Unpacker {
             Packing::Gzip => Self::Gzip(Box::new(flate2::write::MultiGzDecoder::new(sink))),
             Packing::Zstd => {
                 let bad = |error: io::Error| BodyError::BadPacking { packing, reason: error.to_string() };
-                Self::Zstd(Box::new(ZstdWriter::new(sink, ZstdDecoder::new().map_err(bad)?)))
+                let mut decoder = ZstdDecoder::new().map_err(bad)?;
+                decoder.set_parameter(DParameter::WindowLogMax(ZSTD_WINDOW_LOG)).map_err(bad)?;
+                Self::Zstd(Box::new(ZstdWriter::new(sink, decoder)))
             }
         })
     }

@@ -10,7 +10,10 @@ use bytes::{Bytes, BytesMut};
 use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use crate::decode::{Encoding, Records};
+use crate::{
+    decode::{Encoding, Records},
+    keys::{Stretch, Unit},
+};
 
 /// Parts are at most this large, unless one row is.
 pub(super) const PART_BYTES: usize = 512 << 10;
@@ -22,7 +25,49 @@ pub(super) const MAX_ROW_BYTES: usize = 1_000_000;
 pub(super) struct Parts {
     /// What each payload is.
     pub(super) content_type: &'static str,
-    pub(super) payloads: Vec<Bytes>,
+    /// What the stretches count.
+    unit: Unit,
+    parts: Vec<Part>,
+    /// Where the last stretch ends.
+    total: u64,
+}
+
+/// One message, and the stretch of the body it holds.
+#[derive(Debug)]
+struct Part {
+    payload: Bytes,
+    range: Range<u64>,
+}
+
+impl Parts {
+    /// Payloads of parts that touch, each as long as its stretch once `header` bytes are left out.
+    fn of_bytes(content_type: &'static str, header: usize, payloads: Vec<Bytes>) -> Self {
+        let mut total = 0;
+        let part = |payload: Bytes| {
+            let from = total;
+            total += payload.len().saturating_sub(header) as u64;
+            Part { range: from..total, payload }
+        };
+        let parts = payloads.into_iter().map(part).collect();
+        Self { content_type, unit: Unit::Bytes, parts, total }
+    }
+
+    /// The messages, each with the stretch of the body it holds. The same body gives the same total, and stretches that
+    /// count from the same beginning, however it is cut.
+    pub(super) fn into_messages(self) -> impl ExactSizeIterator<Item = (Bytes, Stretch)> {
+        let (unit, total) = (self.unit, self.total);
+        self.parts.into_iter().map(move |part| (part.payload, Stretch { unit, range: part.range, total }))
+    }
+}
+
+/// How many times its length a body takes while it is cut.
+pub(super) fn memory_factor(encoding: Encoding) -> usize {
+    match encoding {
+        Encoding::Json { lines: true } | Encoding::Csv { header: false } => 1,
+        // An array and a CSV text with a header line are copied.
+        Encoding::Json { lines: false } | Encoding::Csv { header: true } => 2,
+        Encoding::Arrow => 3,
+    }
 }
 
 /// Why a body cannot be cut.
@@ -41,17 +86,20 @@ pub(super) fn split(body: &Bytes, encoding: Encoding, delimiter: u8) -> Result<P
     if body.trim_ascii().is_empty() {
         return Err(PartError::Empty);
     }
-    let (content_type, payloads) = match encoding {
-        Encoding::Json { lines: true } => ("application/x-ndjson", split_contiguous(body, line_ends(body, 0))?),
-        Encoding::Json { lines: false } => ("application/json", split_json(body)?),
-        Encoding::Csv { header: true } => ("text/csv; header=present", split_headed_csv(body, delimiter)?),
+    let whole = |content_type, payloads| Parts::of_bytes(content_type, 0, payloads);
+    Ok(match encoding {
+        Encoding::Json { lines: true } => whole("application/x-ndjson", split_contiguous(body, line_ends(body, 0))?),
+        Encoding::Json { lines: false } => whole("application/json", split_json(body)?),
+        Encoding::Csv { header: true } => {
+            let (header, payloads) = split_headed_csv(body, delimiter)?;
+            Parts::of_bytes("text/csv; header=present", header, payloads)
+        }
         Encoding::Csv { header: false } => {
             let ends = Records::new(body, 0, delimiter).map(|record| record.bytes.end);
-            ("text/csv; header=absent", split_contiguous(body, ends)?)
+            whole("text/csv; header=absent", split_contiguous(body, ends)?)
         }
-        Encoding::Arrow => ("application/vnd.apache.arrow.stream", split_arrow(body)?),
-    };
-    Ok(Parts { content_type, payloads })
+        Encoding::Arrow => split_arrow(body)?,
+    })
 }
 
 /// Slices of the body: nothing is copied.
@@ -179,30 +227,30 @@ impl<'de> DeserializeSeed<'de> for Raw {
     }
 }
 
-/// Each part repeats the header line.
-fn split_headed_csv(body: &Bytes, delimiter: u8) -> Result<Vec<Bytes>, PartError> {
+/// Each part repeats the header line. How long that is comes with them.
+fn split_headed_csv(body: &Bytes, delimiter: u8) -> Result<(usize, Vec<Bytes>), PartError> {
     let mut records = Records::new(body, 0, delimiter);
     let Some(header) = records.next() else { return Err(PartError::Empty) };
-    if body.len() <= PART_BYTES {
-        return Ok(vec![body.clone()]);
-    }
     let header = header.bytes.end;
+    if body.len() <= PART_BYTES {
+        return Ok((header, vec![body.clone()]));
+    }
     if header > MAX_ROW_BYTES / 2 {
         return Err(PartError::RowTooLarge { bytes: header });
     }
     let room = PART_BYTES.saturating_sub(header);
     let parts = pack(body.len(), header, room, records.map(|record| record.bytes.end))?;
     let with_header = |part: Range<usize>| Bytes::from([&body[..header], &body[part]].concat());
-    Ok(parts.into_iter().map(with_header).collect())
+    Ok((header, parts.into_iter().map(with_header).collect()))
 }
 
 /// One batch a part; large batches are cut.
-fn split_arrow(body: &Bytes) -> Result<Vec<Bytes>, PartError> {
+fn split_arrow(body: &Bytes) -> Result<Parts, PartError> {
     let what = "a readable Arrow IPC stream";
     let limits = Limits { max_rows: usize::MAX, max_bytes: 4 * body.len().max(16 << 20) };
     let batches =
         decode_stream(body, &limits).map_err(|error| PartError::Malformed { what, reason: error.to_string() })?;
-    let mut payloads = Vec::new();
+    let (mut cut, mut total) = (Vec::new(), 0);
     for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
         let parts = encode_to_fit(batch, PART_BYTES, Compression::None).or_else(|error| match error {
             // A row over the usual size of a part may still fit a message.
@@ -213,9 +261,16 @@ fn split_arrow(body: &Bytes) -> Result<Vec<Bytes>, PartError> {
             SplitError::RowTooLarge { encoded_bytes, .. } => PartError::RowTooLarge { bytes: encoded_bytes },
             SplitError::Codec(error) => PartError::Malformed { what, reason: error.to_string() },
         })?;
-        payloads.extend(parts.into_iter().map(|part| part.payload));
+        for part in parts {
+            let from = total;
+            total += part.batch.num_rows() as u64;
+            cut.push(Part { payload: part.payload, range: from..total });
+        }
     }
-    if payloads.is_empty() { Err(PartError::Empty) } else { Ok(payloads) }
+    if cut.is_empty() {
+        return Err(PartError::Empty);
+    }
+    Ok(Parts { content_type: "application/vnd.apache.arrow.stream", unit: Unit::Rows, parts: cut, total })
 }
 
 #[cfg(test)]
@@ -231,7 +286,7 @@ mod tests {
     const NDJSON: Encoding = Encoding::Json { lines: true };
 
     fn parts(body: impl Into<Bytes>, encoding: Encoding) -> Vec<Bytes> {
-        split(&body.into(), encoding, b',').unwrap().payloads
+        split(&body.into(), encoding, b',').unwrap().into_messages().map(|(payload, _)| payload).collect()
     }
 
     fn rows(count: usize) -> String {

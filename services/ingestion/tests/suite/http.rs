@@ -8,7 +8,10 @@ use std::{
 use arrow::{array::Int64Array, record_batch::RecordBatch};
 use batch::Compression;
 use bytes::Bytes;
-use ingestion::http::{Door, router};
+use ingestion::{
+    http::{Door, router},
+    memory::Memory,
+};
 use reqwest::{Client, RequestBuilder};
 use runtime::{
     admin,
@@ -30,10 +33,11 @@ const SQL: &str =
     "CREATE SOURCE orders (id BIGINT NOT NULL, note VARCHAR) WITH (topic = 'shop.orders', format = 'json');
 CREATE SOURCE lines (id BIGINT, note VARCHAR) WITH (format = 'csv', header = true);";
 
-struct Site {
-    log: Arc<MemoryLog>,
+/// A door that listens.
+pub(crate) struct Site {
+    pub(crate) log: Arc<MemoryLog>,
     url: String,
-    client: Client,
+    pub(crate) client: Client,
     group: TaskGroup,
     _views: watch::Sender<Arc<CatalogView>>,
 }
@@ -43,16 +47,23 @@ impl Site {
         let log = Arc::new(MemoryLog::new());
         catalog::apply(log.as_ref(), &apply_request(SQL)).await.unwrap();
         let replayed = catalog::read_all(log.as_ref()).await.unwrap();
-        let graph = Arc::new(pipeline::compile(&replayed).unwrap());
-        for source in &graph.sources {
+        for source in &pipeline::compile(&replayed).unwrap().sources {
             let settings = TopicSettings { partitions: 2, ..TopicSettings::default() };
             log.create(&topic(&source.topic), &settings).await.unwrap();
         }
+        Self::over(log).await
+    }
+
+    /// One of several doors to the same log.
+    pub(crate) async fn over(log: Arc<MemoryLog>) -> Self {
+        let replayed = catalog::read_all(log.as_ref()).await.unwrap();
+        let graph = Arc::new(pipeline::compile(&replayed).unwrap());
         let (views, catalog) = watch::channel(Arc::new(CatalogView { catalog: replayed, graph }));
         let mut config = Config::default().ingestion;
         config.max_body_bytes = ByteSize::mebibytes(2);
         config.max_decompressed_bytes = ByteSize::mebibytes(4);
-        let door = Door::new(Arc::clone(&log) as Arc<dyn Log>, catalog, &config);
+        let memory = Memory::new(config.memory.as_usize());
+        let door = Door::new(Arc::clone(&log) as Arc<dyn Log>, catalog, &config, memory);
         let listener = admin::bind("127.0.0.1:0", "ingestion.listen").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
         let group = TaskGroup::new();
@@ -69,7 +80,7 @@ impl Site {
         self.client.post(format!("{}{path}", self.url))
     }
 
-    fn orders(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
+    pub(crate) fn orders(&self, content_type: &str, body: impl Into<reqwest::Body>) -> RequestBuilder {
         self.post("/v1/ingest/shop/orders").header("content-type", content_type).body(body)
     }
 
@@ -92,13 +103,13 @@ impl Site {
         self.messages("shop.orders").await.into_iter().map(|message| message.payload).collect()
     }
 
-    async fn close(self) {
+    pub(crate) async fn close(self) {
         drop(self.client);
         self.group.finish(std::time::Duration::from_secs(10)).await.unwrap();
     }
 }
 
-async fn answer(request: RequestBuilder) -> (u16, Value) {
+pub(crate) async fn answer(request: RequestBuilder) -> (u16, Value) {
     let response = request.send().await.unwrap();
     let status = response.status().as_u16();
     let body = response.bytes().await.unwrap();
@@ -209,7 +220,7 @@ async fn what_cannot_be_taken_is_refused_with_a_reason_and_leaves_nothing() {
         assert_eq!(found, status, "{says}: {body}");
         assert!(body.to_string().contains(says), "{says}: {body}");
         assert!(body["error"].is_string() && body["hint"].is_string());
-        assert_eq!(body["retry"], false);
+        assert_eq!((&body["retry"], &body["stored"]), (&json!(false), &json!("nothing")));
     }
     assert_eq!(site.bodies().await.len(), 0);
     site.close().await;
@@ -233,7 +244,7 @@ async fn a_failing_log_is_a_503_that_may_be_tried_again() {
     for fault in [Fault::FailBefore, Fault::FailAfter] {
         site.log.set_faults(move |_| fault);
         let (status, body) = answer(site.orders("application/json", "{\"id\":1}")).await;
-        assert_eq!((status, &body["retry"]), (503, &json!(true)), "{body}");
+        assert_eq!((status, &body["retry"], &body["stored"]), (503, &json!(true), &json!("unknown")), "{body}");
     }
     site.log.clear_faults();
     site.log.delete(&topic("tailwater.landing.shop.lines"));

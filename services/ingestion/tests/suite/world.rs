@@ -6,7 +6,7 @@ use arrow::{array::AsArray, record_batch::RecordBatch, util::display::array_valu
 use batch::{Compression, Envelope, Limits, Port, decode_batch, decode_envelope, rows_from, without_offsets};
 use delivery::{Ends, Position, Verdict};
 use futures::TryStreamExt as _;
-use ingestion::worker::Worker;
+use ingestion::{memory::Memory, worker::Worker};
 use lake::Lake;
 use pipeline::SourceStage;
 use runtime::{
@@ -17,7 +17,6 @@ use runtime::{
     tasks::Stop,
     units::{ByteSize, Duration},
 };
-use tokio::sync::Semaphore;
 use topics::{Log, NewMessage, TopicName, TopicSettings, memory::MemoryLog};
 
 pub(crate) const ORDERS: &str = "CREATE SOURCE orders (
@@ -81,7 +80,7 @@ impl World {
             compression: Compression::None,
             config,
             settlements: Settlements::default(),
-            slots: Arc::new(Semaphore::new(2)),
+            memory: Memory::new(64 << 20),
         })
     }
 

@@ -1,12 +1,20 @@
 //! `tailwater ingest`: a file or standard input to a source, in parts, each durable before the next is sent.
+//!
+//! Every part has an idempotency key, so one whose fate is not known is sent again without doubling a row. A second run
+//! of the command is another producer: it sends everything anew.
 
-use std::path::Path;
+use std::{
+    collections::hash_map::RandomState,
+    hash::BuildHasher as _,
+    path::Path,
+    time::{Duration, Instant, SystemTime},
+};
 
 use anyhow::{Context as _, anyhow};
 use bytes::{Bytes, BytesMut};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
-use runtime::config::Config;
+use runtime::{config::Config, exit::Code, retry::Backoff};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::{
@@ -18,6 +26,8 @@ use crate::{
 
 /// A part this large keeps the broker busy and the memory small.
 const PART_BYTES: usize = 4 << 20;
+/// How long a part is tried before the command gives up: longer than a restart or a failover takes.
+const RETRY_FOR: Duration = Duration::from_secs(60);
 
 pub(crate) async fn run(
     global: &Global,
@@ -31,11 +41,12 @@ pub(crate) async fn run(
     let from_stdin = file == Path::new("-");
     let bytes = if from_stdin { None } else { Some(size_of(file)?) };
     let bar = progress_bar(source, bytes);
+    let mut sender = Sender::new(&client, source, content_type(format));
     let sent = if from_stdin {
-        send(&client, source, tokio::io::stdin(), format, &bar).await?
+        send(&mut sender, tokio::io::stdin(), format, &bar).await?
     } else {
         let input = tokio::fs::File::open(file).await.with_context(|| format!("file `{}`", file.display()))?;
-        send(&client, source, input, format, &bar).await?
+        send(&mut sender, input, format, &bar).await?
     };
     bar.finish_and_clear();
     output::note(format!("{sent} bytes are durable in `{source}`"));
@@ -76,8 +87,7 @@ pub(crate) fn progress_bar(name: &str, bytes: Option<u64>) -> ProgressBar {
 
 /// Sends everything; how many bytes there were.
 async fn send(
-    client: &Client,
-    source: &str,
+    sender: &mut Sender<'_>,
     mut input: impl AsyncRead + Unpin,
     format: IngestFormat,
     bar: &ProgressBar,
@@ -88,7 +98,7 @@ async fn send(
         let ended = !parts.fill(&mut input).await?;
         while let Some(part) = parts.next(ended)? {
             let bytes = part.len() as u64;
-            post(client, source, content_type(format), part).await?;
+            sender.send(part, bar).await?;
             sent += bytes;
             bar.inc(bytes);
         }
@@ -98,12 +108,70 @@ async fn send(
     }
 }
 
+/// One producer: its parts are numbered.
+struct Sender<'a> {
+    client: &'a Client,
+    source: &'a str,
+    content_type: &'static str,
+    producer: String,
+    sequence: u64,
+    /// Whether a server was there at least once.
+    reached: bool,
+}
+
+impl<'a> Sender<'a> {
+    fn new(client: &'a Client, source: &'a str, content_type: &'static str) -> Self {
+        // The keys of the hasher are random; what it hashes only has to be something.
+        let random = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
+        Self { client, source, content_type, producer: format!("ingest-{random:016x}"), sequence: 0, reached: false }
+    }
+
+    /// Sends one part, again while its fate is open; returns when it is durable.
+    async fn send(&mut self, part: Bytes, bar: &ProgressBar) -> Result<(), Failure> {
+        let key = format!("{}:{}", self.producer, self.sequence);
+        let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let started = Instant::now();
+        while let Err(failure) = post_as(self.client, self.source, self.content_type, part.clone(), Some(&key)).await {
+            if !self.is_worth_retrying(&failure) || started.elapsed() >= RETRY_FOR {
+                return Err(failure);
+            }
+            if waits.attempts() == 0 {
+                bar.suspend(|| output::note(format!("{}; trying again", failure.error)));
+            }
+            tokio::time::sleep(waits.next()).await;
+        }
+        self.sequence += 1;
+        self.reached = true;
+        Ok(())
+    }
+
+    /// A server that was never reached is probably not there; one that was may come back.
+    fn is_worth_retrying(&mut self, failure: &Failure) -> bool {
+        let mut causes = failure.error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());
+        self.reached |= !causes.any(reqwest::Error::is_connect);
+        failure.code == Code::Unavailable && self.reached
+    }
+}
+
 /// Sends one part; returns when it is durable.
 pub(crate) async fn post(client: &Client, source: &str, content_type: &str, part: Bytes) -> Result<(), Failure> {
+    post_as(client, source, content_type, part, None).await
+}
+
+async fn post_as(
+    client: &Client,
+    source: &str,
+    content_type: &str,
+    part: Bytes,
+    key: Option<&str>,
+) -> Result<(), Failure> {
     let (pipeline, name) =
         source.split_once('.').ok_or_else(|| anyhow!("expected pipeline.source, found `{source}`"))?;
     let path = format!("/v1/ingest/{pipeline}/{name}");
-    let request = client.request(Method::POST, &path).header("content-type", content_type).body(part);
+    let mut request = client.request(Method::POST, &path).header("content-type", content_type).body(part);
+    if let Some(key) = key {
+        request = request.header("idempotency-key", key);
+    }
     client.send(request).await?;
     Ok(())
 }
