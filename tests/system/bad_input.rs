@@ -31,6 +31,10 @@ CREATE SOURCE strict (id BIGINT NOT NULL) WITH (format = 'json', unknown_columns
 CREATE SOURCE huge (id BIGINT NOT NULL, note VARCHAR) WITH (topic = 'user.huge', format = 'json');
 ";
 
+/// A small container.
+const SMALL: [&str; 3] =
+    ["ingestion.memory=64MiB", "ingestion.max_body_bytes=64MiB", "ingestion.max_decompressed_bytes=64MiB"];
+
 const MIB: u64 = 1 << 20;
 /// Long enough for anything on a busy machine.
 const LIMIT: Duration = Duration::from_secs(90);
@@ -71,7 +75,14 @@ impl Up {
     }
 
     fn wait_until_ready(&mut self) -> Result<()> {
-        self.process.wait_until_ready(&format!("{}/readyz?verbose", self.url), START_LIMIT)
+        self.process.wait_until_ready(&format!("{}/readyz?verbose", self.url), START_LIMIT)?;
+        let started = Instant::now();
+        // The pipeline is applied once the program runs, and seen by the door a moment later.
+        while !http::get(&format!("{}/v1/sources", self.url)).is_ok_and(|(_, body)| body.contains("\"huge\"")) {
+            ensure!(started.elapsed() < START_LIMIT, "the pipeline is not there: {}", self.process.log());
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
     }
 
     /// As after a crash of the machine.
@@ -213,7 +224,7 @@ impl BitWriter {
 
 #[test]
 fn bombs_are_stopped_at_the_limit_and_the_process_stays_small() -> Result<()> {
-    let mut up = Up::start(&["ingestion.memory=64MiB"])?;
+    let mut up = Up::start(&SMALL)?;
     let before = up.process.usage()?;
     let started = Instant::now();
     for (packing, bomb, status, says) in [
@@ -241,16 +252,14 @@ fn bombs_are_stopped_at_the_limit_and_the_process_stays_small() -> Result<()> {
 fn a_json_object_of_200_mb_is_refused_over_http_and_a_dead_letter_in_a_topic() -> Result<()> {
     let folder = tempfile::tempdir()?;
     fill_huge_topic(&folder.path().join(".tailwater/log"))?;
-    let settings =
-        ["ingestion.memory=64MiB", "ingestion.max_body_bytes=300MiB", "ingestion.max_decompressed_bytes=300MiB"];
-    let mut up = Up::start_in(folder, &settings)?;
+    let mut up = Up::start_in(folder, &SMALL)?;
     let blanks = vec![b'x'; 1 << 20];
     let answer = post(&format!("{}/v1/ingest/shop/orders", up.url), &[], 200 << 20, |stream| {
         stream.write_all(b"{\"id\":1,\"note\":\"")?;
         (0..200).try_for_each(|_| stream.write_all(&blanks))
     })?;
     assert_eq!((answer.status, &answer.body["stored"]), (413, &"nothing".into()), "{}", answer.body);
-    assert!(answer.body["hint"].as_str().unwrap_or_default().contains("ingestion.memory"), "{}", answer.body);
+    assert!(answer.body["hint"].as_str().unwrap_or_default().contains("ingestion.max_body_bytes"), "{}", answer.body);
 
     up.wait_for("SELECT count(*), sum(id) FROM shop.huge", "2,4")?;
     let question = "SELECT count(DISTINCT \"offset\"), min(\"offset\") FROM shop.huge_rejected WHERE reason LIKE '%at most 67108864%'";
