@@ -699,3 +699,16 @@ fn a_message_too_large_to_decode_is_rejected_with_its_beginning() {
     assert_eq!((rejected.offset, rejected.fault, rejected.bytes.len()), (20, Fault::TooLarge, KEPT_BYTES));
     assert!(rejected.reason.contains(&huge.len().to_string()), "{}", rejected.reason);
 }
+
+#[test]
+fn a_fraction_in_a_whole_number_column_rejects_its_row_and_no_other() {
+    let decoded = decode(&json(), &messages(&["{\"id\":1}\n{\"id\":2.5}\n{\"id\":3.0,\"amount\":1.25}", "{\"id\":4}"]));
+    let ids: Vec<_> = rows(&decoded).into_iter().map(|(_, row)| row.split('|').next().unwrap().to_owned()).collect();
+    assert_eq!(ids, ["1", "3", "4"]);
+    let [rejected] = &decoded.rejected[..] else { panic!("{} rejected", decoded.rejected.len()) };
+    assert_eq!(
+        (rejected.line, rejected.column.as_deref(), &rejected.bytes[..10]),
+        (Some(2), Some("id"), &b"{\"id\":2.5}"[..])
+    );
+    assert!(rejected.reason.contains("2.5 is not a whole number"), "{}", rejected.reason);
+}
