@@ -16,7 +16,7 @@ fn tailwater(folder: &std::path::Path, arguments: &[&str]) -> Result<Output> {
     Program::named("tailwater")?.args(arguments.iter().copied()).in_folder(folder).run()
 }
 
-fn text(output: &Output) -> String {
+pub(crate) fn text(output: &Output) -> String {
     format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr))
 }
 
@@ -32,14 +32,14 @@ fn the_demo_ingests_balances_answers_and_ends() -> Result<()> {
 }
 
 /// `up` in a project that `init` made.
-struct Up {
+pub(crate) struct Up {
     process: Process,
-    url: String,
+    pub(crate) url: String,
     folder: tempfile::TempDir,
 }
 
 impl Up {
-    fn start() -> Result<Self> {
+    pub(crate) fn start() -> Result<Self> {
         let folder = tempfile::tempdir()?;
         let made = tailwater(folder.path(), &["init", "my-shop"])?;
         assert!(made.status.success(), "{}", text(&made));
@@ -63,7 +63,7 @@ impl Up {
         self.process.wait_until_ready(&format!("{}/readyz?verbose", self.url), START_LIMIT)
     }
 
-    fn tailwater(&self, arguments: &[&str]) -> Result<Output> {
+    pub(crate) fn tailwater(&self, arguments: &[&str]) -> Result<Output> {
         let arguments: Vec<&str> = ["--url", &self.url].into_iter().chain(arguments.iter().copied()).collect();
         tailwater(&self.folder.path().join("my-shop"), &arguments)
     }

@@ -9,4 +9,6 @@ mod command_line;
 mod deployment;
 mod documents;
 mod faults;
+mod shipped;
 mod shop;
+mod traces;

@@ -100,15 +100,43 @@ fn quoted(names: &[String]) -> String {
 /// Compares a pipeline as it should be with the catalog. `statements` are all of the pipeline; what is not among
 /// them is dropped.
 ///
-/// Errors: everything that is wrong with the statements against each other.
+/// Errors: everything that is wrong with the statements against each other, and every statement that nothing runs yet.
 pub fn plan_change(catalog: &Catalog, pipeline: &str, statements: Vec<Statement>) -> Result<ChangePlan, Problems> {
+    let idle = statements.iter().filter_map(run_by_nobody).collect();
+    plan_beside(idle, catalog, pipeline, statements)
+}
+
+/// The plan as it will be on the day everything that parses is run too.
+#[cfg(test)]
+pub(crate) fn plan_everything(
+    catalog: &Catalog,
+    pipeline: &str,
+    statements: Vec<Statement>,
+) -> Result<ChangePlan, Problems> {
+    plan_beside(Vec::new(), catalog, pipeline, statements)
+}
+
+/// A sink that is accepted and then publishes nothing would be a lie.
+fn run_by_nobody(statement: &Statement) -> Option<Problem> {
+    let Spec::Sink(_) = statement.spec else { return None };
+    let problem = statement.origin.problem(statement.origin.name_span, "not supported yet: CREATE SINK");
+    Some(problem.with_help("read the rows by SQL, with `tailwater tail`, or from the Delta table"))
+}
+
+/// Compares, where `problems` were found before.
+fn plan_beside(
+    mut problems: Vec<Problem>,
+    catalog: &Catalog,
+    pipeline: &str,
+    statements: Vec<Statement>,
+) -> Result<ChangePlan, Problems> {
     let current: BTreeMap<&str, &Definition> =
         catalog.of_pipeline(pipeline).map(|definition| (definition.name.as_str(), definition)).collect();
     let wanted: BTreeSet<&str> = statements.iter().map(|statement| statement.name.as_str()).collect();
     let leaving: BTreeSet<String> =
         current.keys().filter(|name| !wanted.contains(*name)).map(|name| (*name).to_owned()).collect();
     let resolved = resolve(&statements.iter().collect::<Vec<_>>(), &leaving);
-    let mut problems = resolved.problems;
+    problems.extend(resolved.problems);
     problems.extend(fault_of_pipeline(pipeline));
     problems.extend(repeated_names(&statements));
     problems.extend(shared_landing_topics(catalog, pipeline, &statements));

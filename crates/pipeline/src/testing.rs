@@ -2,6 +2,7 @@
 //!
 //! Deliberately absent: expectations; those stay with the tests.
 
+use crate::change::plan_everything;
 use crate::{Catalog, ChangePlan, Graph, Permissions, Problems, Replay, SourceText, Statement};
 
 /// A source that most tests read.
@@ -25,10 +26,10 @@ pub(crate) fn parsed(sql: &str) -> Vec<Statement> {
 
 /// Plans the text as pipeline `shop`, with all faults, of the parser or of later checks.
 pub(crate) fn planned(catalog: &Catalog, sql: &str) -> Result<ChangePlan, Problems> {
-    crate::plan_change(catalog, "shop", parse_text(sql)?)
+    plan_everything(catalog, "shop", parse_text(sql)?)
 }
 
-/// Everything that is wrong with the text as a whole pipeline, as users see it.
+/// Everything that is wrong with the text as a whole pipeline, as users see it on the day sinks are run.
 pub(crate) fn problems_of(sql: &str) -> String {
     match planned(&Catalog::default(), sql) {
         Ok(_) => "no problems".to_owned(),
@@ -42,7 +43,7 @@ pub(crate) fn apply(catalog: &mut Catalog, sql: &str) {
 }
 
 pub(crate) fn apply_to(catalog: &mut Catalog, pipeline: &str, sql: &str) {
-    let plan = crate::plan_change(catalog, pipeline, parsed(sql)).unwrap_or_else(|problems| panic!("{problems}"));
+    let plan = plan_everything(catalog, pipeline, parsed(sql)).unwrap_or_else(|problems| panic!("{problems}"));
     let everything = Permissions { replace: true, drop: true };
     if let Some(change) = plan.into_change(everything).expect("everything is allowed") {
         let replay = catalog.replay(&change.to_bytes()).expect("the change was just made");

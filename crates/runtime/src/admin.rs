@@ -1,9 +1,11 @@
 //! Health and metrics over HTTP: /livez, /readyz, /readyz?verbose and /metrics.
 //!
 //! Invariant: /livez says only that the process answers; it never depends on a broker or a store, so that their
-//! outage restarts nobody. [`AdminServer`] answers from a thread of its own, however busy the workers are.
+//! outage restarts nobody. [`AdminServer`] answers from a thread of its own, however busy the workers are, and hands
+//! every other request on the same address to whoever [`serve`]s its [`Visitors`].
 //! Deliberately absent: logins, and anything that changes the process.
 
+mod door;
 mod health;
 mod holder;
 #[cfg(test)]
@@ -20,13 +22,16 @@ use axum::extract::RawQuery;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use axum::serve::Listener;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+pub use door::Visitors;
 pub use health::{CheckHandle, CheckLine, CheckState, Health};
 
 use crate::metrics::Metrics;
 use crate::tasks::Stop;
+use door::Sorter;
 
 /// What Prometheus expects to be told about its text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -77,14 +82,24 @@ fn holder_of(listen: &str) -> String {
 
 /// The admin pages, to serve alone or to merge into another router.
 pub fn router(health: Health, metrics: Metrics) -> Router {
+    let measured = health.clone();
     Router::new()
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(move |RawQuery(query): RawQuery| async move { readyz(&health, query.as_deref()) }))
-        .route("/metrics", get(move || async move { rendered(&metrics) }))
+        .route("/metrics", get(move || async move { rendered(&metrics, &measured) }))
 }
 
-fn rendered(metrics: &Metrics) -> Response {
-    ([(header::CONTENT_TYPE, METRICS_TYPE)], metrics.render()).into_response()
+fn rendered(metrics: &Metrics, health: &Health) -> Response {
+    let mut text = metrics.render();
+    write!(
+        text,
+        "# HELP tailwater_runtime_ready Whether every check is ready: 1 or 0.\n\
+         # TYPE tailwater_runtime_ready gauge\n\
+         tailwater_runtime_ready {}\n",
+        u8::from(health.is_ready())
+    )
+    .expect("text grows");
+    ([(header::CONTENT_TYPE, METRICS_TYPE)], text).into_response()
 }
 
 fn readyz(health: &Health, query: Option<&str>) -> Response {
@@ -135,11 +150,25 @@ pub async fn bind(listen: &str, key: &'static str) -> Result<TcpListener, BindEr
 /// Answers on the caller's runtime until the word to stop, then ends the answers that were begun.
 ///
 /// **Errors**: the listener broke.
-pub async fn serve(listener: TcpListener, router: Router, stop: Stop) -> io::Result<()> {
+pub async fn serve<L>(listener: L, router: Router, stop: Stop) -> io::Result<()>
+where
+    L: Listener<Addr: std::fmt::Debug>,
+{
     axum::serve(listener, router).with_graceful_shutdown(stop.into_stopped()).await
 }
 
-/// A server on an OS thread and a runtime of its own. Dropping it stops it.
+/// As [`serve`], for the visitors of an [`AdminServer`].
+///
+/// **Errors**: no visitor can come any more, because the server's thread is gone.
+pub async fn serve_visitors(mut visitors: Visitors, router: Router, stop: Stop) -> io::Result<()> {
+    let all_gone = visitors.all_gone();
+    tokio::select! {
+        served = serve(visitors, router, stop) => served,
+        error = all_gone => Err(error),
+    }
+}
+
+/// Health and metrics on an OS thread and a runtime of their own. Dropping it stops it.
 #[derive(Debug)]
 pub struct AdminServer {
     address: SocketAddr,
@@ -148,28 +177,30 @@ pub struct AdminServer {
 }
 
 impl AdminServer {
-    /// Listens at once and answers until dropped. `key` is the config key `listen` came from, for the error.
+    /// Listens at once and answers for `pages` until dropped; everything else that is asked comes out as visitors.
+    /// Whatever nobody takes is told to try again. `key` is the config key `listen` came from, for the error.
     /// Blocks for the binding only; a host name is looked up first.
     ///
     /// **Errors**: as [`bind`]; or the operating system gives no thread.
-    pub fn start(listen: &str, key: &'static str, router: Router) -> Result<AdminServer, BindError> {
+    pub fn start(listen: &str, key: &'static str, pages: Router) -> Result<(AdminServer, Visitors), BindError> {
         let no_thread = |source| BindError::NoThread { listen: listen.to_owned(), source };
         let unusable = |source| BindError::of(listen, key, source);
         let listener = std::net::TcpListener::bind(listen).map_err(unusable)?;
         listener.set_nonblocking(true).map_err(unusable)?;
         let address = listener.local_addr().map_err(unusable)?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(no_thread)?;
+        let (sorter, asking, visitors) = door::sorter(address);
         let stop = Stop::new();
         let heard = stop.clone();
         let thread = thread::Builder::new()
             .name("admin".to_owned())
             .spawn(move || {
-                if let Err(error) = runtime.block_on(answer(listener, router, heard)) {
+                if let Err(error) = runtime.block_on(answer(listener, sorter, asking, pages, heard)) {
                     tracing::error!(%error, "health and metrics are not served any more");
                 }
             })
             .map_err(no_thread)?;
-        Ok(AdminServer { address, stop, thread: Some(thread) })
+        Ok((AdminServer { address, stop, thread: Some(thread) }, visitors))
     }
 
     /// Where it listens, with the real port.
@@ -189,15 +220,25 @@ impl Drop for AdminServer {
     }
 }
 
-async fn answer(listener: std::net::TcpListener, router: Router, stop: Stop) -> io::Result<()> {
+async fn answer(
+    listener: std::net::TcpListener,
+    sorter: Sorter,
+    asking: Visitors,
+    pages: Router,
+    stop: Stop,
+) -> io::Result<()> {
     let listener = TcpListener::from_std(listener)?;
-    let served = serve(listener, router, stop.clone());
-    let overdue = async {
-        stop.stopped().await;
+    let served = serve(asking, door::served_here(pages), stop.clone());
+    // Sorting ends first, which frees the port and refuses new connections while the last answers go out.
+    let sorted = async {
+        tokio::select! {
+            () = sorter.sort(listener) => {}
+            () = stop.stopped() => {}
+        }
         tokio::time::sleep(LAST_ANSWERS).await;
     };
     tokio::select! {
         served = served => served,
-        () = overdue => Ok(()),
+        () = sorted => Ok(()),
     }
 }

@@ -64,7 +64,17 @@ impl Shared {
 impl Edges {
     /// Edges over a log and a lake that are there already; follows the catalog in `group`.
     pub fn new(log: Arc<dyn Log>, lake: Lake, compression: Compression, group: &TaskGroup) -> Self {
-        let health = Health::new();
+        Self::with_health(log, lake, compression, Health::with_stop(group.stop()), group)
+    }
+
+    /// As [`Edges::new`], reporting to a registry that is served already.
+    pub fn with_health(
+        log: Arc<dyn Log>,
+        lake: Lake,
+        compression: Compression,
+        health: Health,
+        group: &TaskGroup,
+    ) -> Self {
         let (views, catalog) = watch::channel(Arc::new(CatalogView::default()));
         let check = health.check("catalog");
         check.set_waiting("not replayed yet");
@@ -77,7 +87,7 @@ impl Edges {
     ///
     /// # Errors
     /// What could not be reached, with the fix in the text.
-    pub async fn open(config: &Config, service: &str, group: &TaskGroup) -> anyhow::Result<Self> {
+    pub async fn open(config: &Config, service: &str, health: Health, group: &TaskGroup) -> anyhow::Result<Self> {
         let lake = open_lake(config)?;
         lake.probe().await.map_err(TaskError::from)?;
         let log = open_log(config, service).await.map_err(TaskError::from)?;
@@ -85,7 +95,7 @@ impl Edges {
             LogKind::Kafka => Compression::Lz4,
             LogKind::Embedded => Compression::None,
         };
-        Ok(Self::new(log, lake, compression, group))
+        Ok(Self::with_health(log, lake, compression, health, group))
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Invariant: one recorder per process, however many services run in it; what nobody scrapes does not grow.
 //! Deliberately absent: an HTTP listener (see `admin`), and the metrics of other crates, which name and describe
-//! their own.
+//! their own: libraries when the recorder is installed, services when they start.
 
 use std::fmt::Write;
 use std::io;
@@ -15,6 +15,9 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use thiserror::Error;
 
 const TASK_FAILURES: &str = "tailwater_runtime_task_failures_total";
+
+/// Every way a task goes wrong, as `TaskFailure` names it. Shown from the start: an alarm needs to see it rise.
+const TASK_OUTCOMES: [&str; 4] = ["failed", "panicked", "ended_early", "aborted"];
 
 /// Histograms of seconds, from a fast message to a slow query.
 const SECONDS: [f64; 17] =
@@ -95,6 +98,8 @@ impl Metrics {
         let (recorder, metrics) = Metrics::detached(build)?;
         metrics::set_global_recorder(recorder).map_err(|_| MetricsError::AlreadyInstalled)?;
         describe();
+        topics::describe_metrics();
+        lake::metrics::describe();
         metrics.keep_up()?;
         Ok(INSTALLED.get_or_init(|| metrics).clone())
     }
@@ -143,6 +148,9 @@ impl std::fmt::Debug for Metrics {
 
 fn describe() {
     describe_counter!(TASK_FAILURES, "Tasks that went wrong, by how.");
+    for outcome in TASK_OUTCOMES {
+        counter!(TASK_FAILURES, "outcome" => outcome).absolute(0);
+    }
 }
 
 /// Counts a task that went wrong. `outcome` is from the closed set of `TaskFailure`.

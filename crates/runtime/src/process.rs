@@ -8,7 +8,7 @@ use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
 use axum::Router;
 
 use crate::{
-    admin,
+    admin::{self, AdminServer, Health, serve_visitors},
     config::{Config, LoadOptions, Override},
     edges::Edges,
     exit::{self, Code},
@@ -51,13 +51,15 @@ where
     log_config(&config);
     let group = TaskGroup::new();
     signal::listen(group.stop())?;
-    let listener = admin::bind(&service.listen, service.listen_key).await?;
-    tracing::info!(service = service.name, address = %listener.local_addr()?, "listening");
-    let edges = Edges::open(&config, service.name, &group).await?;
-    let router = (service.router)(&config, &edges);
-    let router = router.merge(admin::router(edges.health.clone(), metrics));
+    let health = Health::with_stop(group.stop());
+    let pages = admin::router(health.clone(), metrics);
+    // Answers until the very end: a process that drains is alive, and says that it is not ready.
+    let (admin, visitors) = AdminServer::start(&service.listen, service.listen_key, pages.clone())?;
+    tracing::info!(service = service.name, address = %admin.address(), "listening");
+    let edges = Edges::open(&config, service.name, health, &group).await?;
+    let router = (service.router)(&config, &edges).merge(pages);
     let stop = group.stop();
-    group.spawn("http", Fate::Critical, async move { Ok(admin::serve(listener, router, stop).await?) });
+    group.spawn("http", Fate::Critical, async move { Ok(serve_visitors(visitors, router, stop).await?) });
     let work = (service.run)(config, edges, group.stop());
     group.spawn(service.name, Fate::Critical, work);
     group.stop().stopped().await;

@@ -46,6 +46,9 @@ const TRACES_PATH: &str = "v1/traces";
 /// Libraries that deliver our traces; tracing them would make a trace of every delivery.
 const NOT_TRACED: [&str; 5] = ["hyper", "reqwest", "h2", "opentelemetry", "rustls"];
 
+/// The span around a task, which names it in the log. It lives as long as the process: no part of any trace.
+const TASK_SPAN: &str = "task";
+
 /// Every layer has its own filter: one without would switch everything on for all.
 type BoxedLayer = Box<dyn Layer<Registry> + Send + Sync>;
 
@@ -138,7 +141,7 @@ where
 
 fn is_traced(metadata: &Metadata<'_>) -> bool {
     let krate = metadata.target().split("::").next().unwrap_or_default();
-    *metadata.level() <= LevelFilter::INFO && !NOT_TRACED.contains(&krate)
+    *metadata.level() <= LevelFilter::INFO && !NOT_TRACED.contains(&krate) && metadata.name() != TASK_SPAN
 }
 
 fn provider(config: &TelemetryConfig, service: &str) -> Result<Option<SdkTracerProvider>, TelemetryError> {

@@ -4,6 +4,8 @@
 //! `txn` versions), and what each writer says in the newest message of its channel. So it is exact across restarts,
 //! and it balances only if the rows in the table are as many as the writers say they wrote up to the table's position.
 
+mod watch;
+
 use std::collections::BTreeMap;
 
 use arrow::{
@@ -14,7 +16,7 @@ use arrow::{
 use axum::{Json, Router, extract::State, routing::get};
 use batch::decode_envelope;
 use delivery::{Totals, Writer};
-use lake::{FileStats, Snapshot, app_id};
+use lake::{FileStats, Lake, LakeError, Snapshot, app_id};
 use pipeline::{Graph, TableStage};
 use runtime::{
     clock::{Clock as _, SystemClock},
@@ -24,6 +26,8 @@ use serde::{Deserialize, Serialize};
 use topics::{Log, TopicName};
 
 use crate::error::{ErrorKind, QueryError};
+
+pub(crate) use self::watch::watch;
 
 /// How many of the newest messages of a partition are looked at: each writer of it has written one of them.
 const NEWEST_MESSAGES: u64 = 256;
@@ -74,6 +78,35 @@ impl Status {
     }
 }
 
+impl Account {
+    /// Rows that are in no column of the account, or in two.
+    pub fn unaccounted(&self) -> u64 {
+        let found = self.stored + self.rejected + self.filtered + self.late + self.in_flight;
+        self.read.abs_diff(found)
+    }
+}
+
+/// Tables as they were last seen, so that asking again reads what changed since.
+#[derive(Default)]
+struct Tables {
+    known: BTreeMap<String, Snapshot>,
+}
+
+impl Tables {
+    async fn newest(&mut self, lake: &Lake, folder: &str) -> Result<Option<&Snapshot>, LakeError> {
+        let newest = match self.known.remove(folder) {
+            None => Snapshot::load(lake, folder).await?,
+            Some(known) => match known.refresh(lake).await {
+                // The folder was emptied.
+                Err(LakeError::Mismatch { .. }) => Snapshot::load(lake, folder).await?,
+                refreshed => Some(refreshed?),
+            },
+        };
+        let Some(newest) = newest else { return Ok(None) };
+        Ok(Some(self.known.entry(folder.to_owned()).or_insert(newest)))
+    }
+}
+
 /// `GET /v1/status`.
 pub fn router(edges: Edges) -> Router {
     Router::new().route("/v1/status", get(answer)).with_state(edges)
@@ -104,10 +137,14 @@ struct Input<'a> {
 /// # Errors
 /// When the log or the store does not answer.
 pub async fn status(edges: &Edges) -> anyhow::Result<Status> {
+    status_of(edges, &mut Tables::default()).await
+}
+
+async fn status_of(edges: &Edges, tables: &mut Tables) -> anyhow::Result<Status> {
     let view = edges.catalog.borrow().clone();
     let mut accounts = Vec::new();
     for subject in subjects(&view.graph) {
-        accounts.push(account(edges, &view.graph, &subject).await?);
+        accounts.push(account(edges, tables, &view.graph, &subject).await?);
     }
     Ok(Status { catalog_version: view.catalog.version(), accounts })
 }
@@ -142,7 +179,7 @@ struct Books {
     newest: BTreeMap<Writer, (Totals, u64)>,
 }
 
-async fn account(edges: &Edges, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
+async fn account(edges: &Edges, tables: &mut Tables, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
     let find =
         |wanted: &str| graph.tables.iter().find(|table| table.pipeline == subject.pipeline && table.name == wanted);
     let mut account = Account {
@@ -160,9 +197,9 @@ async fn account(edges: &Edges, graph: &Graph, subject: &Subject<'_>) -> anyhow:
         version: None,
     };
     let Some(table) = find(subject.name) else { return Ok(account) };
-    let snapshot = Snapshot::load(&edges.lake, &table.folder).await?;
-    let books = read_books(edges.log.as_ref(), table, snapshot.as_ref()).await?;
-    fill(&mut account, table, snapshot.as_ref(), &books);
+    let snapshot = tables.newest(&edges.lake, &table.folder).await?;
+    let books = read_books(edges.log.as_ref(), table, snapshot).await?;
+    fill(&mut account, table, snapshot, &books);
     account.lag = lag(edges.log.as_ref(), subject, &books).await?;
     Ok(account)
 }

@@ -79,14 +79,15 @@ pub fn router(config: &Config, edges: &Edges) -> Router {
     api::router(AnalysisState::new(&config.analysis, edges)).merge(ledger::router(edges.clone()))
 }
 
-/// Says that queries are answered, until asked to stop. The work itself happens in the routes.
+/// Says that queries are answered and keeps the ledger's metrics new, until asked to stop. Queries are answered in the
+/// routes.
 ///
 /// # Errors
 /// None so far.
 pub async fn run(_config: Config, edges: Edges, stop: Stop) -> anyhow::Result<()> {
     let check = edges.health.check("analysis");
     check.set_ready("answering queries");
-    stop.stopped().await;
+    ledger::watch(edges, stop).await;
     check.set_waiting("stopping");
     Ok(())
 }

@@ -2,6 +2,8 @@
 
 use metrics::{Unit, counter, describe_counter, describe_gauge, describe_histogram, gauge, histogram};
 
+use crate::ledger::Account;
+
 const DURATION: &str = "tailwater_analysis_query_duration_seconds";
 const ROWS: &str = "tailwater_analysis_query_rows_total";
 const BYTES: &str = "tailwater_analysis_query_bytes_total";
@@ -10,6 +12,11 @@ const RUNNING_LIMIT: &str = "tailwater_analysis_queries_running_limit";
 const REJECTED: &str = "tailwater_analysis_queries_rejected_total";
 const FILES: &str = "tailwater_analysis_files_planned_total";
 const TAILS: &str = "tailwater_analysis_tails_running";
+const LEDGER_ROWS: &str = "tailwater_analysis_ledger_rows";
+const LEDGER_UNACCOUNTED: &str = "tailwater_analysis_ledger_unaccounted_rows";
+const LEDGER_LAG: &str = "tailwater_analysis_ledger_lag_messages";
+const LEDGER_FRESHNESS: &str = "tailwater_analysis_ledger_freshness_seconds";
+const LEDGER_FAILURES: &str = "tailwater_analysis_ledger_failures_total";
 
 /// Describes the metrics to whatever exporter is installed.
 pub(crate) fn describe(running_limit: usize) {
@@ -21,6 +28,16 @@ pub(crate) fn describe(running_limit: usize) {
     describe_counter!(REJECTED, Unit::Count, "Queries turned away before they ran, by reason");
     describe_counter!(FILES, Unit::Count, "Files of scanned tables: read, or skipped by the Delta log alone");
     describe_gauge!(TAILS, Unit::Count, "Live tails being served");
+    describe_gauge!(LEDGER_ROWS, Unit::Count, "Rows of a source or view, by where they are: read, stored, and so on");
+    describe_gauge!(
+        LEDGER_UNACCOUNTED,
+        Unit::Count,
+        "Rows read that are nowhere: not stored, rejected, filtered, late or in flight"
+    );
+    describe_gauge!(LEDGER_LAG, Unit::Count, "Input messages not read yet");
+    describe_gauge!(LEDGER_FRESHNESS, Unit::Seconds, "Age of the newest event time in the table");
+    describe_counter!(LEDGER_FAILURES, Unit::Count, "Times the ledger could not be worked out");
+    counter!(LEDGER_FAILURES).absolute(0);
     #[allow(clippy::cast_precision_loss)]
     gauge!(RUNNING_LIMIT).set(running_limit as f64);
 }
@@ -54,4 +71,36 @@ pub(crate) fn tail_started() {
 
 pub(crate) fn tail_ended() {
     gauge!(TAILS).decrement(1.0);
+}
+
+/// What the ledger says of one source or view.
+#[allow(clippy::cast_precision_loss, reason = "a gauge takes f64; exact up to 2^53 rows")]
+pub(crate) fn account(account: &Account) {
+    let name = || account.name.clone();
+    for (place, rows) in [
+        ("read", account.read),
+        ("stored", account.stored),
+        ("rejected", account.rejected),
+        ("filtered", account.filtered),
+        ("late", account.late),
+        ("in_flight", account.in_flight),
+    ] {
+        gauge!(LEDGER_ROWS, "name" => name(), "place" => place).set(rows as f64);
+    }
+    gauge!(LEDGER_UNACCOUNTED, "name" => name()).set(account.unaccounted() as f64);
+    gauge!(LEDGER_LAG, "name" => name()).set(account.lag as f64);
+    if let Some(age) = account.freshness_seconds {
+        gauge!(LEDGER_FRESHNESS, "name" => name()).set(age);
+    }
+}
+
+/// A source or view that was dropped has nothing to be alarmed about.
+pub(crate) fn account_closed(name: &str) {
+    gauge!(LEDGER_UNACCOUNTED, "name" => name.to_owned()).set(0.0);
+    gauge!(LEDGER_LAG, "name" => name.to_owned()).set(0.0);
+    gauge!(LEDGER_FRESHNESS, "name" => name.to_owned()).set(0.0);
+}
+
+pub(crate) fn ledger_failed() {
+    counter!(LEDGER_FAILURES).increment(1);
 }

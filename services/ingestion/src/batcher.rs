@@ -206,7 +206,8 @@ pub(crate) fn is_fruitless(stretch: &Stretch) -> bool {
     stretch.data.batch.num_rows() == 0 && stretch.rejected.is_none()
 }
 
-fn traceparent(message: &Message) -> Option<String> {
+/// The trace a message came with.
+pub(crate) fn traceparent(message: &Message) -> Option<String> {
     let (_, value) = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT))?;
     std::str::from_utf8(value).ok().map(str::to_owned)
 }

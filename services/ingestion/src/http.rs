@@ -35,10 +35,12 @@ use pipeline::{Format, SourceStage};
 use runtime::{
     catalog::{self, ApplyAnswer, ApplyError, ApplyRequest, CatalogReceiver},
     config::IngestionConfig,
+    telemetry::{self, names},
 };
 use serde::Serialize;
 use tokio::sync::Mutex;
 use topics::{Description, Headers, Log, NewMessage, TopicError, TopicName};
+use tracing::{Instrument as _, Span};
 
 use self::{
     body::{BodyLimits, Packing},
@@ -57,6 +59,7 @@ use crate::{
 const ANSWER_WITHIN: Duration = Duration::from_secs(30);
 /// How long a topic's number of partitions is believed.
 const PARTITIONS_FRESH_FOR: Duration = Duration::from_secs(10);
+const TRACE_HEADER: HeaderName = HeaderName::from_static(TRACEPARENT);
 /// A catalog change is a few files of SQL.
 const MAX_APPLY_BYTES: usize = 16 << 20;
 
@@ -131,13 +134,31 @@ async fn ingest(
     body: Body,
 ) -> Response {
     let started = Instant::now();
-    let outcome = door.ingest(&pipeline, &source, &headers, body).await;
+    let span = telemetry::span_from(text_of(&headers, &TRACE_HEADER), send_span(&pipeline, &source));
+    let outcome = door.ingest(&pipeline, &source, &headers, body).instrument(span).await;
     let status = outcome.as_ref().map_or_else(|refusal| refusal.status, |_| StatusCode::OK);
     metrics::count_request(status.as_u16(), outcome.as_ref().map_or(0, |ingested| ingested.bytes), started.elapsed());
     match outcome {
         Ok(ingested) => Json(ingested).into_response(),
         Err(refusal) => refusal.into_response(),
     }
+}
+
+fn send_span(pipeline: &str, source: &str) -> Span {
+    tracing::info_span!(
+        "send",
+        otel.name = format!("send {pipeline}.{source}"),
+        otel.kind = "producer",
+        { names::MESSAGING_OPERATION_TYPE } = names::SEND,
+        { names::MESSAGING_DESTINATION_NAME } = format!("{pipeline}.{source}"),
+    )
+}
+
+/// What messages of this request carry: the request's own span, or where none is recorded what the client sent.
+fn trace_of(headers: &HeaderMap) -> Option<Bytes> {
+    let own = telemetry::current_traceparent().map(Bytes::from);
+    let given = headers.get(TRACE_HEADER).filter(|trace| trace.len() <= 128);
+    own.or_else(|| given.map(|trace| Bytes::copy_from_slice(trace.as_bytes())))
 }
 
 impl Door {
@@ -250,7 +271,7 @@ impl Door {
 }
 
 /// How long a request waits for its source's topic to be created.
-const TOPIC_WITHIN: Duration = Duration::from_secs(5);
+const TOPIC_WITHIN: Duration = Duration::from_secs(20);
 /// How often it looks.
 const TOPIC_POLL: Duration = Duration::from_millis(50);
 
@@ -273,9 +294,7 @@ fn did_you_mean(wanted: &str, mut names: Vec<&str>) -> String {
 
 fn common_headers(content_type: &'static str, headers: &HeaderMap) -> Headers {
     let mut common = vec![(CONTENT_TYPE.to_owned(), Bytes::from_static(content_type.as_bytes()))];
-    if let Some(trace) = headers.get(TRACEPARENT).filter(|trace| trace.len() <= 128) {
-        common.push((TRACEPARENT.to_owned(), Bytes::copy_from_slice(trace.as_bytes())));
-    }
+    common.extend(trace_of(headers).map(|trace| (TRACEPARENT.to_owned(), trace)));
     common
 }
 

@@ -20,12 +20,13 @@ use runtime::{
     retry::TaskError,
     supervisor::{self, Settlements},
     tasks::{Stop, compute},
+    telemetry::{self, names},
 };
 use tokio::time::{Instant, sleep_until};
 use topics::{Log, Message, Reader, TopicError, TopicName};
 
 use crate::{
-    batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless},
+    batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless, traceparent},
     decode::{Decoded, Decoder, Fault},
     memory::{Memory, RunShare},
     metrics::{self, SourceMetrics},
@@ -232,10 +233,14 @@ impl Life {
         let bytes = run.iter().map(|message| message.payload.len()).sum();
         self.metrics.count_read(run.len(), bytes);
         self.bytes_since += bytes;
+        let trace = run.iter().find_map(traceparent);
+        let span = trace.as_deref().map_or_else(tracing::Span::none, |trace| self.process_span(trace));
+        let handed_on = telemetry::traceparent_of(&span).or(trace);
         let started = Instant::now();
-        let decoded = compute(|| self.decode(&mut run));
+        let decoded = span.in_scope(|| compute(|| self.decode(&mut run)));
         self.metrics.count_decoded(good_rows(&decoded), &faults(&decoded), started.elapsed());
-        for stretch in self.stretcher.stretches(&run, run_end, decoded).map_err(TaskError::stop)? {
+        for mut stretch in self.stretcher.stretches(&run, run_end, decoded).map_err(TaskError::stop)? {
+            stretch.traceparent.clone_from(&handed_on);
             // What came to nothing is covered by the next message, or by a heartbeat.
             if !is_fruitless(&stretch) || self.writer.heartbeat_due() {
                 self.writer.write(&stretch).await?;
@@ -256,6 +261,20 @@ impl Life {
             decoded.rejected.sort_by_key(|row| (row.offset, row.row));
         }
         decoded
+    }
+
+    /// Of a run that a trace led to: the decoding of it, up to its message in the channel.
+    fn process_span(&self, trace: &str) -> tracing::Span {
+        let topic = self.worker.topic.as_str();
+        let span = tracing::info_span!(
+            "process",
+            otel.name = format!("process {topic}"),
+            otel.kind = "consumer",
+            { names::MESSAGING_OPERATION_TYPE } = names::PROCESS,
+            { names::MESSAGING_DESTINATION_NAME } = topic,
+            { names::MESSAGING_DESTINATION_PARTITION_ID } = self.worker.partition,
+        );
+        telemetry::span_from(Some(trace), span)
     }
 
     fn checkpoint_at(&self) -> Option<Instant> {

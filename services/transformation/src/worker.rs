@@ -29,9 +29,11 @@ use runtime::{
     retry::TaskError,
     supervisor::{Progress, Settlements},
     tasks::{Stop, compute},
+    telemetry::{self, names},
 };
 use tokio::time::Instant;
 use topics::{Message, Reader, TopicName};
+use tracing::Span;
 
 use crate::metrics;
 
@@ -169,9 +171,11 @@ impl Worker {
                 let whole = decode_batch(&message.payload, &Limits::default())
                     .map_err(|error| self.unreadable(message, error))?;
                 let rows = rows_from(&whole, &envelope.origin, from);
-                self.transform(message, &rows)?;
+                let trace = envelope.traceparent;
+                let span = trace.as_deref().map_or_else(Span::none, |trace| self.process_span(trace, message));
+                span.in_scope(|| self.transform(message, &rows))?;
                 if self.pending.traceparent.is_none() {
-                    self.pending.traceparent = envelope.traceparent;
+                    self.pending.traceparent = telemetry::traceparent_of(&span).or(trace);
                 }
             }
             Verdict::Repeat => ::metrics::counter!(metrics::REPEATS).increment(1),
@@ -179,6 +183,21 @@ impl Worker {
         }
         self.state.position = Position::at(message.offset + 1);
         Ok(())
+    }
+
+    /// Of a message that a trace led to.
+    fn process_span(&self, trace: &str, message: &Message) -> Span {
+        let channel = self.assignment.input.as_str();
+        let span = tracing::info_span!(
+            "process",
+            otel.name = format!("process {channel}"),
+            otel.kind = "consumer",
+            { names::MESSAGING_OPERATION_TYPE } = names::PROCESS,
+            { names::MESSAGING_DESTINATION_NAME } = channel,
+            { names::MESSAGING_DESTINATION_PARTITION_ID } = self.assignment.partition,
+            { names::MESSAGING_KAFKA_OFFSET } = message.offset,
+        );
+        telemetry::span_from(Some(trace), span)
     }
 
     fn transform(&mut self, message: &Message, rows: &RecordBatch) -> Result<(), TaskError> {

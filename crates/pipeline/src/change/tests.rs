@@ -176,3 +176,21 @@ fn statements_from_several_parses_are_checked_for_repeats() {
     let problems = plan_change(&Catalog::default(), "shop", statements).expect_err("is defined twice");
     assert!(problems.to_string().contains("`orders` is defined twice"), "{problems}");
 }
+
+#[test]
+fn a_sink_is_refused_with_its_place_since_nothing_runs_it() {
+    let sql = format!("{ORDERS}CREATE SINK out FROM orders\n  WITH (topic = 'shop.out');");
+    let problems = plan_change(&Catalog::default(), "shop", parsed(&sql)).expect_err("nothing publishes");
+    assert_eq!(
+        problems.to_string(),
+        "error: not supported yet: CREATE SINK
+  --> shop/p.sql:6:13
+   |
+ 6 | CREATE SINK out FROM orders
+   |             ^^^
+   = help: read the rows by SQL, with `tailwater tail`, or from the Delta table"
+    );
+    let sql = format!("{ORDERS}CREATE SINK out FROM ordrs WITH (topic = 'x');");
+    let problems = plan_change(&Catalog::default(), "shop", parsed(&sql)).expect_err("two faults");
+    assert_eq!(problems.len(), 2, "its other faults show too: {problems}");
+}

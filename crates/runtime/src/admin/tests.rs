@@ -5,13 +5,14 @@ use std::net::TcpStream;
 
 use super::*;
 use crate::metrics::BuildInfo;
+use crate::tasks::{Fate, TaskGroup};
 
 fn metrics() -> Metrics {
     Metrics::detached(BuildInfo::of("test")).unwrap().1
 }
 
 fn start(health: &Health) -> AdminServer {
-    AdminServer::start("127.0.0.1:0", "http.listen", router(health.clone(), metrics())).unwrap()
+    AdminServer::start("127.0.0.1:0", "http.listen", router(health.clone(), metrics())).unwrap().0
 }
 
 /// Status and body of one GET, over a connection of its own.
@@ -63,10 +64,14 @@ fn a_stopping_process_is_live_but_not_ready() {
 
 #[test]
 fn metrics_are_served_as_prometheus_text() {
-    let server = start(&Health::new());
+    let health = Health::new();
+    let server = start(&health);
     let (status, body) = fetch(server.address(), "/metrics");
     assert_eq!(status, 200);
     assert!(body.contains("tailwater_build_info{service=\"test\""), "{body}");
+    assert!(body.contains("\ntailwater_runtime_ready 0\n"), "{body}");
+    health.check("log").set_ready("");
+    assert!(fetch(server.address(), "/metrics").1.contains("\ntailwater_runtime_ready 1\n"));
 }
 
 #[tokio::test]
@@ -75,6 +80,116 @@ async fn health_answers_while_every_worker_is_busy() {
     let server = start(&health);
     // This test holds the only worker of its runtime; the blocking read would never end if the server ran on it.
     assert_eq!(fetch(server.address(), "/livez").0, 200);
+}
+
+/// One answer from a connection that is kept.
+fn one_answer(stream: &mut TcpStream) -> String {
+    let mut answer = String::new();
+    loop {
+        let mut chunk = [0; 4096];
+        let read = stream.read(&mut chunk).unwrap();
+        assert_ne!(read, 0, "closed after: {answer}");
+        answer += std::str::from_utf8(&chunk[..read]).unwrap();
+        let Some((head, body)) = answer.split_once("\r\n\r\n") else { continue };
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() == length.parse::<usize>().unwrap() {
+            return answer;
+        }
+    }
+}
+
+/// The process as services run it: pages on their own thread, `POST /work` on the workers of a runtime.
+struct TwoSided {
+    server: AdminServer,
+    workers: tokio::runtime::Runtime,
+    serving: TaskGroup,
+}
+
+impl TwoSided {
+    fn start() -> TwoSided {
+        let workers = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        let pages = router(Health::new(), metrics());
+        let (server, visitors) = AdminServer::start("127.0.0.1:0", "http.listen", pages.clone()).unwrap();
+        let work = Router::new().route("/work", get(|| async { thread::current().name().unwrap_or("").to_owned() }));
+        let serving = TaskGroup::new();
+        let stop = serving.stop();
+        {
+            let _inside = workers.enter();
+            let served = async move { Ok(serve_visitors(visitors, work.merge(pages), stop).await?) };
+            serving.spawn("http", Fate::Critical, served);
+        }
+        TwoSided { server, workers, serving }
+    }
+
+    /// Returns when no worker is free; they are again once the senders are dropped.
+    fn block_all_workers(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+        let hold = |_| {
+            let (release, released) = std::sync::mpsc::channel::<()>();
+            let (begun, begins) = std::sync::mpsc::channel();
+            let _inside = self.workers.enter();
+            self.serving.spawn("busy", Fate::Detached, async move {
+                begun.send(()).unwrap();
+                released.recv().unwrap_err();
+                Ok(())
+            });
+            begins.recv().unwrap();
+            release
+        };
+        (0..2).map(hold).collect()
+    }
+}
+
+#[test]
+fn health_and_metrics_answer_while_every_worker_computes_and_other_requests_wait() {
+    let process = TwoSided::start();
+    let address = process.server.address();
+    assert_eq!(fetch(address, "/work").0, 200);
+    let releases = process.block_all_workers();
+    for (path, status) in [("/livez", 200), ("/readyz?verbose", 503), ("/metrics", 200)] {
+        assert_eq!(fetch(address, path).0, status, "{path}");
+    }
+    let mut waiting = TcpStream::connect(address).unwrap();
+    waiting.write_all(b"GET /work HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n").unwrap();
+    waiting.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    let early = waiting.read(&mut [0]).unwrap_err().kind();
+    assert!(matches!(early, io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut), "the workers were busy: {early}");
+    assert_eq!(fetch(address, "/livez").0, 200);
+    drop(releases);
+    waiting.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    let mut answer = String::new();
+    waiting.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("tokio-rt-worker"), "{answer}");
+}
+
+#[test]
+fn a_client_that_asked_for_health_can_ask_for_work_next() {
+    let process = TwoSided::start();
+    let mut stream = TcpStream::connect(process.server.address()).unwrap();
+    stream.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    // Ends, though the client would keep the connection: it is told to open another.
+    stream.read_to_string(&mut answer).unwrap();
+    assert!(answer.contains("connection: close") && answer.ends_with("ok\n"), "{answer}");
+    let mut stream = TcpStream::connect(process.server.address()).unwrap();
+    stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+    for path in ["/work", "/livez", "/work"] {
+        write!(stream, "GET {path} HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+        let answer = one_answer(&mut stream);
+        assert!(answer.starts_with("HTTP/1.1 200 OK"), "a visitor's connection is kept, whatever it asks: {answer}");
+    }
+}
+
+#[test]
+fn a_process_that_drains_is_alive_and_sends_visitors_elsewhere() {
+    let process = TwoSided::start();
+    let address = process.server.address();
+    process.workers.block_on(process.serving.finish(Duration::from_secs(10))).unwrap();
+    assert_eq!(fetch(address, "/livez").0, 200);
+    let (status, body) = fetch(address, "/work");
+    assert_eq!(status, 503);
+    assert!(body.contains("\"retry\":true") && body.contains("stopping"), "{body}");
+    drop(process.server);
+    assert!(TcpStream::connect(address).is_err(), "the port is free");
 }
 
 #[test]
@@ -103,10 +218,11 @@ fn dropping_the_server_frees_its_port_though_an_answer_never_ends() {
         begun.send(()).unwrap();
         std::future::pending::<()>().await;
     };
-    let server = AdminServer::start("127.0.0.1:0", "http.listen", Router::new().route("/", get(endless))).unwrap();
+    let server =
+        AdminServer::start("127.0.0.1:0", "http.listen", Router::new().route("/livez", get(endless))).unwrap().0;
     let address = server.address();
     let mut held = TcpStream::connect(address).unwrap();
-    held.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    held.write_all(b"GET /livez HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
     begins.recv().unwrap();
     drop(server);
     std::net::TcpListener::bind(address).unwrap();

@@ -1,13 +1,10 @@
 //! `tailwater up`: all four services in one process, behind one address.
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-};
+use std::path::{Path, PathBuf};
 
 use anyhow::Context as _;
 use runtime::{
-    admin,
+    admin::{self, AdminServer, Health, serve_visitors},
     catalog::{self, ApplyRequest},
     config::Config,
     edges::Edges,
@@ -30,7 +27,8 @@ use crate::{
 pub(crate) struct Running {
     group: TaskGroup,
     pub(crate) edges: Edges,
-    pub(crate) address: SocketAddr,
+    /// Answers for health and metrics until everything has drained.
+    admin: AdminServer,
 }
 
 impl Running {
@@ -38,24 +36,23 @@ impl Running {
     pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
         let group = TaskGroup::new();
         signal::listen(group.stop())?;
-        let listener = admin::bind(&config.http.listen, "http.listen").await?;
-        let address = listener.local_addr()?;
-        let edges = Edges::open(config, "up", &group).await?;
-        let router = ingestion::router(config, &edges)
-            .merge(analysis::router(config, &edges))
-            .merge(admin::router(edges.health.clone(), metrics));
+        let health = Health::with_stop(group.stop());
+        let pages = admin::router(health.clone(), metrics);
+        let (admin, visitors) = AdminServer::start(&config.http.listen, "http.listen", pages.clone())?;
+        let edges = Edges::open(config, "up", health, &group).await?;
+        let router = ingestion::router(config, &edges).merge(analysis::router(config, &edges)).merge(pages);
         let stop = group.stop();
-        group.spawn("http", Fate::Critical, async move { Ok(admin::serve(listener, router, stop).await?) });
+        group.spawn("http", Fate::Critical, async move { Ok(serve_visitors(visitors, router, stop).await?) });
         group.spawn("ingestion", Fate::Critical, ingestion::run(config.clone(), edges.clone(), group.stop()));
         group.spawn("transformation", Fate::Critical, transformation::run(config.clone(), edges.clone(), group.stop()));
         group.spawn("storage", Fate::Critical, storage::run(config.clone(), edges.clone(), group.stop()));
         group.spawn("analysis", Fate::Critical, analysis::run(config.clone(), edges.clone(), group.stop()));
-        Ok(Self { group, edges, address })
+        Ok(Self { group, edges, admin })
     }
 
     /// Where it answers.
     pub(crate) fn url(&self) -> String {
-        format!("http://{}", self.address)
+        format!("http://{}", self.admin.address())
     }
 
     /// Waits for a signal or a failure.

@@ -1,0 +1,47 @@
+//! The ledger as metrics, so that a row that is lost raises an alarm without anybody looking.
+//!
+//! Worked out again and again in the background, not at each scrape: it asks the log and the store. A ledger that
+//! cannot be worked out is counted, and the last one stays. Every instance of analysis shows the same ledger.
+
+use std::{collections::BTreeSet, time::Duration};
+
+use runtime::{edges::Edges, tasks::Stop};
+
+use super::{Account, Tables, status_of};
+use crate::metrics;
+
+/// How old the ledger in the metrics may be. What follows from it changes slowly.
+const EVERY: Duration = Duration::from_secs(15);
+
+/// Keeps the metrics of the ledger new until asked to stop.
+pub(crate) async fn watch(edges: Edges, stop: Stop) {
+    let mut tables = Tables::default();
+    let mut shown = BTreeSet::new();
+    loop {
+        tokio::select! {
+            () = stop.stopped() => return,
+            status = status_of(&edges, &mut tables) => match status {
+                Ok(status) => show(&mut shown, &status.accounts),
+                Err(error) => {
+                    metrics::ledger_failed();
+                    tracing::debug!(error = format!("{error:#}"), "the ledger cannot be worked out");
+                }
+            },
+        }
+        tokio::select! {
+            () = stop.stopped() => return,
+            () = tokio::time::sleep(EVERY) => {}
+        }
+    }
+}
+
+fn show(shown: &mut BTreeSet<String>, accounts: &[Account]) {
+    let names: BTreeSet<String> = accounts.iter().map(|account| account.name.clone()).collect();
+    for gone in shown.difference(&names) {
+        metrics::account_closed(gone);
+    }
+    for account in accounts {
+        metrics::account(account);
+    }
+    *shown = names;
+}
