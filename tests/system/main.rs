@@ -12,3 +12,4 @@ mod faults;
 mod shipped;
 mod shop;
 mod traces;
+mod verify;

@@ -22,7 +22,7 @@ use crate::{LakeError, Table, commit_log::LogCommit, metrics, retry};
 pub(crate) const ENGINE: &str = concat!("tailwater/", env!("CARGO_PKG_VERSION"));
 
 /// The key in commitInfo by which a commit knows itself again.
-const COMMIT_ID: &str = "tailwaterCommit";
+pub(crate) const COMMIT_ID: &str = "tailwaterCommit";
 
 const ATTEMPTS: u32 = 30;
 /// A request that has not been answered by then has an unknown outcome, like any other failure.

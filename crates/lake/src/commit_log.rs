@@ -200,7 +200,8 @@ impl LogReader {
         Ok(hint.filter(|hint| hint.parts.is_none()).map(|hint| hint.version))
     }
 
-    async fn list_from(&self, version: u64) -> Result<Listed, LakeError> {
+    /// Commits and checkpoints from `version` on.
+    pub(crate) async fn list_from(&self, version: u64) -> Result<Listed, LakeError> {
         let log = self.log_path("");
         let start = self.log_path(&format!("{version:020}"));
         let objects: Result<Vec<ObjectMeta>, _> =
@@ -249,10 +250,13 @@ impl LogReader {
     }
 }
 
+/// What a listing shows of a log.
 #[derive(Default)]
-struct Listed {
-    checkpoints: BTreeMap<u64, Path>,
-    commits: BTreeMap<u64, i64>,
+pub(crate) struct Listed {
+    /// Checkpoints in one file, by version.
+    pub(crate) checkpoints: BTreeMap<u64, Path>,
+    /// When the store received each commit, in milliseconds since the epoch.
+    pub(crate) commits: BTreeMap<u64, i64>,
 }
 
 impl Listed {

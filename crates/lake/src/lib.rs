@@ -10,6 +10,7 @@
 mod ambient;
 pub mod app_id;
 mod append;
+pub mod audit;
 mod checkpoint_file;
 mod checkpoints;
 mod column_stats;

@@ -3,6 +3,7 @@
 //! Time is paused where back-off is involved, so nothing here waits. `TAILWATER_SEED` runs one seed.
 #![allow(clippy::unwrap_used)]
 
+mod audit;
 mod checkpoint;
 mod commits;
 mod exactly_once;

@@ -48,6 +48,12 @@ pub fn run(script: &str, arguments: &[&str]) -> Result<Option<String>> {
     Ok(Some(printed))
 }
 
+/// The Python that has the readers, for programs of ours that start one themselves. `None`, loudly, where it is missing.
+pub fn interpreter() -> Result<Option<PathBuf>> {
+    let environment = peers::present("Python with deltalake and duckdb", environment())?;
+    Ok(environment.map(|environment| environment.join("bin/python")))
+}
+
 /// Reads every table through both readers. A table that does not exist is left out.
 ///
 /// **Errors**: also where the two readers do not see the same.

@@ -261,6 +261,8 @@ impl Sending {
 struct TableSummary {
     pipeline: String,
     name: String,
+    /// Under the root of the store.
+    folder: String,
     /// `null` for a table that was never written, or whose store does not answer.
     version: Option<u64>,
     /// `null` where the log does not say.
@@ -337,6 +339,7 @@ fn nothing_known(table: &Declared) -> TableSummary {
     TableSummary {
         pipeline: table.stage.pipeline.clone(),
         name: table.stage.name.clone(),
+        folder: table.stage.folder.clone(),
         version: None,
         rows: Some(0),
         files: 0,

@@ -3,7 +3,12 @@
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use runtime::config::Override;
+use runtime::{
+    config::Override,
+    units::{ByteSize, Duration},
+};
+
+use crate::verify::produce::Over;
 
 /// Turns event streams into fresh, queryable tables.
 #[derive(Debug, Parser)]
@@ -175,12 +180,145 @@ pub(crate) enum Command {
     /// Ask a running process whether it is ready; exits 75 if not (for container health checks)
     #[command(after_help = "Examples:\n  tailwater health\n  tailwater --url http://127.0.0.1:8083 health")]
     Health,
+    /// Prove on your own cluster that no row is lost or doubled
+    #[command(
+        after_help = "Examples:\n  tailwater verify produce --ledger run.ledger --over http --for 60s\n  tailwater verify check --ledger run.ledger\n  tailwater verify watch --for 60s\n\nKill and restart services while it produces; the check accounts for every row."
+    )]
+    Verify {
+        #[command(subcommand)]
+        step: Verify,
+    },
     /// Print a completion script for a shell
     #[command(after_help = "Examples:\n  tailwater completion bash > /etc/bash_completion.d/tailwater")]
     Completion {
         /// Which shell
         shell: clap_complete::Shell,
     },
+}
+
+/// The steps of a proof.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verify {
+    /// Send keyed, numbered, checksummed rows and write down what became of each
+    ///
+    /// Applies the pipeline first where it is not there. Ends after --rows or --for, or at Ctrl-C. A killed producer
+    /// leaves a ledger that is as good: rows without a fate count as unknown. The same --ledger again goes on.
+    #[command(
+        after_help = "Examples:\n  tailwater verify produce --ledger a.ledger --for 60s                 # to the topic\n  tailwater verify produce --ledger b.ledger --over http --retry --for 60s\n  tailwater verify produce --ledger c.ledger --rows 1000000 --rate 0 --bytes 0..100"
+    )]
+    Produce(Produce),
+    /// Compare ledgers with the tables, the rejected rows, the views and the Delta logs; exits 1 if anything is wrong
+    #[command(
+        after_help = "Examples:\n  tailwater verify check --ledger a.ledger --ledger b.ledger\n  tailwater verify check --ledger a.ledger --within 5m -o json\n  tailwater verify check --ledger a.ledger --reader-command 'python3 pipelines/verify/readers/reader.py duckdb'"
+    )]
+    Check(VerifyCheck),
+    /// Ask again and again, while rows come in, whether rows or versions ever go back
+    #[command(
+        after_help = "Examples:\n  tailwater verify watch --for 60s\n  tailwater verify watch --every 50ms -o json"
+    )]
+    Watch(Watch),
+}
+
+/// What to send.
+#[derive(Debug, Args)]
+pub(crate) struct Produce {
+    /// Where to write down what became of each row
+    #[arg(long, value_name = "FILE")]
+    pub(crate) ledger: PathBuf,
+    #[command(flatten)]
+    pub(crate) target: VerifyTarget,
+    /// How rows travel
+    #[arg(long, default_value = "topic")]
+    pub(crate) over: Over,
+    /// Rows a second; 0 for as fast as they go
+    #[arg(long, default_value_t = 5000.0, value_name = "ROWS")]
+    pub(crate) rate: f64,
+    /// End after so many rows
+    #[arg(long)]
+    pub(crate) rows: Option<u64>,
+    /// End after this time
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) time: Option<Duration>,
+    /// How many keys there are; half of the rows go to a sixteenth of them
+    #[arg(long, default_value_t = 200)]
+    pub(crate) keys: u64,
+    /// What the content of rows is drawn from
+    #[arg(long, default_value_t = 7)]
+    pub(crate) seed: u64,
+    /// Name of the producer [default: p1, or the ledger's]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) producer: Option<String>,
+    /// Share of rows that are bad on purpose and must be rejected
+    #[arg(long, default_value_t = 0.01, value_name = "SHARE")]
+    pub(crate) bad_rate: f64,
+    /// Sizes of payloads, from and to, for example 0..900 or 1kB..900kB
+    #[arg(long, default_value = "0..900", value_name = "FROM..TO", value_parser = byte_range)]
+    pub(crate) bytes: (u32, u32),
+    /// Partitions of the source's topic, where it is made
+    #[arg(long, default_value_t = 4)]
+    pub(crate) partitions: u32,
+    /// Over HTTP: send a request without an answer again, for at most this long
+    #[arg(long, num_args = 0..=1, default_missing_value = "60s", value_name = "TIME")]
+    pub(crate) retry: Option<Duration>,
+}
+
+/// What to compare.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyCheck {
+    /// The ledger of a producer; give all of them
+    #[arg(long = "ledger", value_name = "FILE", required = true)]
+    pub(crate) ledgers: Vec<PathBuf>,
+    /// How long to wait until nothing is on its way
+    #[arg(long, default_value = "60s", value_name = "TIME")]
+    pub(crate) within: Duration,
+    /// A program that reads the table too; see pipelines/verify/README.md
+    #[arg(long, value_name = "COMMAND")]
+    pub(crate) reader_command: Option<String>,
+    /// Rows of runs whose ledger is not given are none of our business
+    #[arg(long)]
+    pub(crate) other_runs: bool,
+    /// How to print the findings
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(crate) struct Watch {
+    #[command(flatten)]
+    pub(crate) target: VerifyTarget,
+    /// End after this time
+    #[arg(long = "for", value_name = "TIME")]
+    pub(crate) time: Option<Duration>,
+    /// How often to ask
+    #[arg(long, default_value = "200ms", value_name = "TIME")]
+    pub(crate) every: Duration,
+    /// How to print the findings
+    #[arg(short, long, default_value = "table")]
+    pub(crate) output: Format,
+}
+
+/// Which pipeline.
+#[derive(Debug, Args)]
+pub(crate) struct VerifyTarget {
+    /// The pipeline
+    #[arg(long, default_value = "verify", value_name = "NAME")]
+    pub(crate) pipeline: String,
+    /// Its source
+    #[arg(long, default_value = "events", value_name = "NAME")]
+    pub(crate) source: String,
+}
+
+fn byte_range(text: &str) -> Result<(u32, u32), String> {
+    /// With the other columns a row must fit a message.
+    const MOST: u64 = 900_000;
+    let (from, to) = text.split_once("..").ok_or("expected FROM..TO, for example 0..900")?;
+    let bytes = |text: &str| text.parse::<ByteSize>().map_err(|error| error.to_string());
+    let (from, to) = (bytes(from)?.as_usize() as u64, bytes(to)?.as_usize() as u64);
+    if from > to || to > MOST {
+        return Err(format!("expected FROM <= TO <= 900kB, found {text}"));
+    }
+    Ok((from as u32, to as u32))
 }
 
 /// The four services.
@@ -217,9 +355,20 @@ mod tests {
     fn every_command_says_how_to_use_it() {
         let command = super::Arguments::command();
         command.clone().debug_assert();
-        for command in command.get_subcommands() {
+        let all =
+            command.get_subcommands().flat_map(|command| std::iter::once(command).chain(command.get_subcommands()));
+        for command in all {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "`{}` has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn payload_sizes_are_ranges_with_or_without_units() {
+        assert_eq!(super::byte_range("0..900"), Ok((0, 900)));
+        assert_eq!(super::byte_range("1kB..900kB"), Ok((1000, 900_000)));
+        for wrong in ["900", "9..1", "0..2MB", "a..b"] {
+            assert!(super::byte_range(wrong).is_err(), "{wrong}");
         }
     }
 }

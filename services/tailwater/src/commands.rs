@@ -1,6 +1,6 @@
 //! The commands, one file each, and how they end.
 
-mod apply;
+pub(crate) mod apply;
 mod check;
 mod completion;
 mod demo;
@@ -9,9 +9,10 @@ mod ingest;
 mod init;
 mod serve;
 mod sql;
-mod status;
+pub(crate) mod status;
 mod tail;
 mod up;
+mod verify;
 
 use runtime::{
     config::{Config, ConfigFaults, LoadOptions},
@@ -86,6 +87,7 @@ async fn run_connected(global: Global, command: Command) -> Result<(), Failure> 
         Command::Sql { command, file, output } => sql::run(&global, &config, command, file, output).await,
         Command::Status { output } => status::run(&global, &config, output).await,
         Command::Tail { name, from, limit } => tail::run(&global, &config, &name, &from, limit).await,
+        Command::Verify { step } => verify::run(&global, &config, step).await,
         Command::Health => health::run(&global, &config).await,
         Command::Completion { .. } | Command::Init { .. } | Command::Check { .. } => Ok(()),
     }

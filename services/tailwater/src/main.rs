@@ -8,6 +8,7 @@ mod client;
 mod commands;
 mod output;
 mod shop;
+mod verify;
 
 use std::process::ExitCode;
 

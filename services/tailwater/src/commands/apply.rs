@@ -95,7 +95,8 @@ async fn apply_embedded(global: &Global, config: &Config, request: &ApplyRequest
     }
 }
 
-async fn apply_to_log(config: &Config, request: &ApplyRequest) -> Result<ApplyAnswer, Failure> {
+/// Publishes to the log itself.
+pub(crate) async fn apply_to_log(config: &Config, request: &ApplyRequest) -> Result<ApplyAnswer, Failure> {
     let log = edges::open_log(config, "apply").await.map_err(|error| Failure::unavailable(error.into()))?;
     Ok(catalog::apply(log.as_ref(), request).await.map_err(anyhow::Error::from)?)
 }
