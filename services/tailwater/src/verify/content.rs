@@ -170,7 +170,8 @@ mod tests {
         assert_eq!((payload.as_str(), row.crc()), FROZEN, "ledgers in the field depend on it");
     }
 
-    const FROZEN: (&str, u32) = ("", 0);
+    /// Worked out by another program, too.
+    const FROZEN: (&str, u32) = ("\"nk\nng{dre,f\\ lo{b0 b\nd0", 3_535_984_871);
 
     #[test]
     fn payloads_keep_their_bounds_and_use_them() {
