@@ -1,36 +1,36 @@
-//! A real Apache Kafka: one broker in combined mode, from the artifacts on Maven Central.
+//! A real Apache Kafka from the artifacts on Maven Central: one broker in combined mode, or a cluster of them.
 //!
 //! Each [`Kafka`] has its own free ports, its own data folder and dies with the test. [`Kafka::kill`] keeps the data, so
 //! that [`Kafka::restart`] shows what a broker remembers (the page cache survives a kill: power loss is not tested).
+//! A [`Door`] is a way in through proxies that a test may slow, silence or cut.
 //! Absent on purpose: a client. Tests reach the broker through the crate they test.
 
+mod door;
+mod node;
+mod tools;
+
 use std::fs;
-use std::net::TcpStream;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::OnceLock;
-use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 use tempfile::TempDir;
 
-use crate::child::GuardedChild;
+pub use door::Door;
+use node::{DoorListener, Node};
+
+use crate::chaos::TcpProxy;
 use crate::peers::{self, Missing};
 use crate::ports::free_port;
+use crate::process::Usage;
 
 /// The version of the broker that tests run against.
 pub const VERSION: &str = "4.4.0";
 
 const POM: &str = include_str!("kafka/pom.xml");
-const SERVER_PROPERTIES: &str = include_str!("kafka/server.properties");
-const LOG4J_PROPERTIES: &str = include_str!("kafka/log4j2.properties");
 
-/// One cluster has nothing to do with another, so they may all be called the same.
-const CLUSTER_ID: &str = "dGFpbHdhdGVyLXRlc3RraQ";
-const STARTED: &str = "Kafka Server started";
-/// A start takes 4 to 8 s on an idle machine, up to 23 s after a kill with much data; builds share the machine.
-const START_LIMIT: Duration = Duration::from_secs(120);
-const STOP_LIMIT: Duration = Duration::from_secs(30);
 /// Two test processes may have picked the same free port.
 const START_ATTEMPTS: usize = 3;
 
@@ -52,31 +52,58 @@ impl Tuning {
     }
 }
 
-/// A running (or stopped) broker with its data.
+/// What is to be started.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// Brokers. From three on, topics have three replicas, two of which must have a message before it is acknowledged.
+    pub brokers: usize,
+    /// How their virtual machines are set up.
+    pub tuning: Tuning,
+    /// Names of the doors to make.
+    pub doors: Vec<String>,
+    /// What the doors draw their chances from.
+    pub seed: u64,
+}
+
+impl Default for Setup {
+    /// One broker, no door.
+    fn default() -> Self {
+        Setup { brokers: 1, tuning: Tuning::Tests, doors: Vec::new(), seed: 0 }
+    }
+}
+
+/// A running (or stopped) cluster with its data. Mostly it is one broker.
 pub struct Kafka {
-    tuning: Tuning,
-    jars: PathBuf,
-    broker_port: u16,
-    starts: usize,
-    // Declared before the folder: the process ends before its files are removed.
-    broker: Option<GuardedChild>,
+    // Declared before the folder: the processes end before their files are removed.
+    nodes: Vec<Node>,
+    doors: Vec<Door>,
     folder: TempDir,
 }
 
 impl Kafka {
     /// Starts a broker of its own and waits until it serves. `None`, loudly, where Java or Maven is missing.
     pub fn start() -> Result<Option<Kafka>> {
-        Kafka::start_tuned(Tuning::Tests)
+        Kafka::set_up(&Setup::default())
     }
 
     /// As [`Kafka::start`], with the choice of start-up time or speed.
     pub fn start_tuned(tuning: Tuning) -> Result<Option<Kafka>> {
+        Kafka::set_up(&Setup { tuning, ..Setup::default() })
+    }
+
+    /// Starts so many brokers as one cluster.
+    pub fn cluster(brokers: usize) -> Result<Option<Kafka>> {
+        Kafka::set_up(&Setup { brokers, ..Setup::default() })
+    }
+
+    /// Starts what `setup` says. `None`, loudly, where Java or Maven is missing.
+    pub fn set_up(setup: &Setup) -> Result<Option<Kafka>> {
         let Some(jars) = peers::present("Apache Kafka", jars())? else {
             return Ok(None);
         };
         let mut last = anyhow!("no attempt was made");
         for _ in 0..START_ATTEMPTS {
-            match Kafka::start_from(&jars, tuning) {
+            match Kafka::start_from(&jars, setup) {
                 Ok(kafka) => return Ok(Some(kafka)),
                 Err(error) if is_port_taken(&error) => last = error,
                 Err(error) => return Err(error),
@@ -94,123 +121,119 @@ impl Kafka {
         }
     }
 
-    /// What a client calls `bootstrap.servers`. The same before and after a restart.
+    /// What a client calls `bootstrap.servers`, past every door. The same before and after a restart.
     pub fn brokers(&self) -> String {
-        format!("127.0.0.1:{}", self.broker_port)
+        let addresses: Vec<String> = self.nodes.iter().map(Node::address).collect();
+        addresses.join(",")
     }
 
-    /// Whether the broker process is alive.
+    /// The door of this name.
+    pub fn door(&self, name: &str) -> Result<&Door> {
+        self.doors.iter().find(|door| door.name == name).with_context(|| format!("there is no door `{name}`"))
+    }
+
+    /// All doors.
+    pub fn doors(&self) -> &[Door] {
+        &self.doors
+    }
+
+    /// Whether every broker process is alive.
     pub fn is_running(&mut self) -> bool {
-        self.broker.as_mut().is_some_and(|broker| matches!(broker.exit(), Ok(None)))
+        self.nodes.iter_mut().all(Node::is_running)
     }
 
-    /// Stops the broker in good order (SIGTERM) and waits for its end. The data stay.
+    /// Stops all brokers in good order (SIGTERM) and waits for their end. The data stay.
     pub fn stop(&mut self) -> Result<()> {
-        let Some(mut broker) = self.broker.take() else {
-            return Ok(());
-        };
-        broker.signal("TERM")?;
-        broker.wait(STOP_LIMIT).context("stop the broker")?;
-        Ok(())
+        self.nodes.iter_mut().try_for_each(Node::terminate)?;
+        self.nodes.iter_mut().try_for_each(Node::end)
     }
 
-    /// Kills the broker at once (SIGKILL). The data stay as they are.
+    /// Kills all brokers at once (SIGKILL). The data stay as they are.
     pub fn kill(&mut self) -> Result<()> {
-        match self.broker.take() {
-            Some(mut broker) => broker.kill(),
-            None => Ok(()),
-        }
+        self.nodes.iter_mut().try_for_each(Node::kill)
     }
 
-    /// Freezes the broker (SIGSTOP): connections stay open and nothing answers, until [`Kafka::resume`].
+    /// Freezes all brokers (SIGSTOP): connections stay open and nothing answers, until [`Kafka::resume`].
     pub fn pause(&mut self) -> Result<()> {
-        self.signal("STOP")
+        self.nodes.iter_mut().try_for_each(|node| node.signal("STOP"))
     }
 
-    /// Lets a frozen broker go on.
+    /// Lets frozen brokers go on.
     pub fn resume(&mut self) -> Result<()> {
-        self.signal("CONT")
+        self.nodes.iter_mut().try_for_each(|node| node.signal("CONT"))
     }
 
-    /// Starts the broker again on the same ports and data, after a clean stop if it still runs.
+    /// Starts all brokers again on the same ports and data, after a clean stop of those that still run.
     pub fn restart(&mut self) -> Result<()> {
         self.stop()?;
         self.launch()
     }
 
-    /// What the broker has logged since its last start.
+    /// Kills one broker (from 0) at once. Its data stay.
+    pub fn kill_broker(&mut self, broker: usize) -> Result<()> {
+        self.node(broker)?.kill()
+    }
+
+    /// Stops one broker in good order. Its data stay.
+    pub fn stop_broker(&mut self, broker: usize) -> Result<()> {
+        let node = self.node(broker)?;
+        node.terminate()?;
+        node.end()
+    }
+
+    /// Starts a stopped or killed broker again and waits until it serves.
+    pub fn start_broker(&mut self, broker: usize) -> Result<()> {
+        let node = self.node(broker)?;
+        node.launch()?;
+        node.wait()
+    }
+
+    /// What the brokers have logged since their last start.
     pub fn log(&self) -> String {
-        fs::read_to_string(self.log_path()).unwrap_or_default()
+        self.nodes.iter().map(Node::log).collect()
     }
 
-    /// Memory and processor time the broker has used since its last start.
-    pub fn usage(&self) -> Result<crate::process::Usage> {
-        let broker = self.broker.as_ref().context("the broker is not running")?;
-        crate::process::Usage::of(broker.pid())
+    /// Memory and processor time the brokers have used since their last start.
+    pub fn usage(&self) -> Result<Usage> {
+        let usages: Vec<Usage> = self.nodes.iter().map(|node| Usage::of(node.pid()?)).collect::<Result<_>>()?;
+        Ok(Usage {
+            resident_bytes: usages.iter().map(|usage| usage.resident_bytes).sum(),
+            peak_resident_bytes: usages.iter().map(|usage| usage.peak_resident_bytes).sum(),
+            cpu: usages.iter().map(|usage| usage.cpu).sum(),
+        })
     }
 
-    fn start_from(jars: &Path, tuning: Tuning) -> Result<Kafka> {
+    fn node(&mut self, broker: usize) -> Result<&mut Node> {
+        self.nodes.get_mut(broker).with_context(|| format!("there is no broker {broker}"))
+    }
+
+    fn start_from(jars: &Path, setup: &Setup) -> Result<Kafka> {
         let folder = tempfile::Builder::new().prefix("tailwater-kafka-").tempdir()?;
-        let broker_port = free_port()?;
-        let mut kafka = Kafka { tuning, jars: jars.to_owned(), broker_port, starts: 0, broker: None, folder };
-        kafka.configure()?;
-        kafka.format()?;
+        let numbers = 1..=setup.brokers;
+        let nodes: Vec<Node> =
+            numbers.map(|id| Node::new(id, jars, setup.tuning, folder.path())).collect::<Result<_>>()?;
+        let voters: Vec<String> = nodes.iter().map(Node::voter).collect();
+        let mut doors: Vec<Door> =
+            setup.doors.iter().map(|name| Door { name: name.clone(), proxies: Vec::new() }).collect();
+        for (number, node) in nodes.iter().enumerate() {
+            let mut listeners = Vec::new();
+            for door in &mut doors {
+                let port = free_port()?;
+                let proxy = TcpProxy::start(SocketAddr::from(([127, 0, 0, 1], port)), setup.seed + number as u64)?;
+                listeners.push(DoorListener { port, advertised: proxy.address() });
+                door.proxies.push(proxy);
+            }
+            node.prepare(&voters, &listeners)?;
+        }
+        let mut kafka = Kafka { nodes, doors, folder };
         kafka.launch()?;
         Ok(kafka)
     }
 
-    fn configure(&self) -> Result<()> {
-        let properties = SERVER_PROPERTIES
-            .replace("@BROKER@", &self.broker_port.to_string())
-            .replace("@CONTROLLER@", &free_port()?.to_string())
-            .replace("@DATA@", &self.folder.path().join("data").display().to_string());
-        fs::write(self.properties(), properties)?;
-        fs::write(self.folder.path().join("log4j2.properties"), LOG4J_PROPERTIES)?;
-        Ok(())
-    }
-
-    fn format(&self) -> Result<()> {
-        let mut command = self.java();
-        command.args(["kafka.tools.StorageTool", "format", "--standalone", "-t", CLUSTER_ID, "-c"]);
-        peers::run(command.arg(self.properties())).context("format the broker's storage")?;
-        Ok(())
-    }
-
+    /// All at once: no broker of a cluster serves before most controllers are there.
     fn launch(&mut self) -> Result<()> {
-        self.starts += 1;
-        let mut command = self.java();
-        command.arg("kafka.Kafka").arg(self.properties());
-        let log = self.log_path();
-        let mut broker = GuardedChild::start(&mut command, &log, Some(self.folder.path()))?;
-        let address = self.brokers();
-        broker.wait_until(&format!("Kafka at {address}"), START_LIMIT, || {
-            fs::read_to_string(&log).is_ok_and(|text| text.contains(STARTED)) && TcpStream::connect(&address).is_ok()
-        })?;
-        self.broker = Some(broker);
-        Ok(())
-    }
-
-    fn signal(&mut self, name: &str) -> Result<()> {
-        self.broker.as_mut().context("the broker is not running")?.signal(name)
-    }
-
-    fn java(&self) -> Command {
-        let mut command = Command::new("java");
-        let logging = self.folder.path().join("log4j2.properties");
-        command
-            .args(self.tuning.flags())
-            .arg(format!("-Dlog4j2.configurationFile={}", logging.display()))
-            .arg("-cp")
-            .arg(format!("{}/*", self.jars.display()));
-        command
-    }
-
-    fn properties(&self) -> PathBuf {
-        self.folder.path().join("server.properties")
-    }
-
-    fn log_path(&self) -> PathBuf {
-        self.folder.path().join(format!("broker-{}.log", self.starts))
+        self.nodes.iter_mut().try_for_each(Node::launch)?;
+        self.nodes.iter_mut().try_for_each(Node::wait)
     }
 }
 

@@ -5,6 +5,7 @@
 //! (or `block_in_place`) where other tasks have to go on meanwhile.
 //! Absent on purpose: any dependency on the other crates, and any fake. Fakes live beside the traits they implement.
 
+pub mod chaos;
 pub mod kafka;
 pub mod ledger;
 pub mod peers;

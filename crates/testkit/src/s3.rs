@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
@@ -58,10 +59,20 @@ impl VersityGateway {
         format!("http://127.0.0.1:{}", self.port)
     }
 
+    /// Where a proxy in front of the server passes requests on to.
+    pub fn address(&self) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], self.port))
+    }
+
     /// What an object store client has to be told to reach [`VersityGateway::url`].
     pub fn options(&self) -> BTreeMap<String, String> {
+        self.options_at(&self.endpoint())
+    }
+
+    /// As [`VersityGateway::options`], by way of a proxy.
+    pub fn options_at(&self, endpoint: &str) -> BTreeMap<String, String> {
         [
-            ("aws_endpoint", self.endpoint().as_str()),
+            ("aws_endpoint", endpoint),
             ("aws_access_key_id", ACCESS_KEY),
             ("aws_secret_access_key", SECRET_KEY),
             ("aws_region", REGION),
