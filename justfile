@@ -17,6 +17,12 @@ lint:
 test:
     cargo test --workspace
 
+# Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short (as in CI), long,
+# negative, list, report FILE. What came of a long run is in docs/reliability.md.
+faults *arguments:
+    cargo build --workspace --bins --test faults
+    cargo test --workspace --test faults -- {{arguments}}
+
 # Licences, sources and versions of everything that is linked in.
 deny:
     cargo deny check bans licenses sources

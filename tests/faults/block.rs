@@ -1,0 +1,121 @@
+//! A block: load, faults of one or several kinds, and then a judgement over every row that was sent meanwhile.
+
+use std::{
+    thread,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result};
+use testkit::seed::Random;
+
+use crate::{
+    field::Field,
+    inject::{Act, Fault, RECOVERY_LIMIT, Run},
+    judge::{self, Load, SETTLE_WITHIN, Strangers, Verdict},
+    options::Options,
+    results::Record,
+    service::Service,
+};
+
+const FLOW_LIMIT: Duration = Duration::from_secs(90);
+/// Between a recovery and the next fault, at most.
+const PAUSE_MS: u64 = 500;
+
+/// Runs of one fault in a block.
+pub(crate) struct Lane<'a> {
+    pub(crate) fault: &'a Fault,
+    pub(crate) runs: u32,
+}
+
+/// Does a block; one record a lane. An error means that the field is of no more use.
+pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &str, seed: u64) -> Result<Vec<Record>> {
+    let over = lanes[0].fault.over;
+    let mut load = Load::start(field, name, over, options.rate, seed)?;
+    load.wait_until_it_flows(field, FLOW_LIMIT)?;
+    let mut random = Random::new(seed);
+    let mut records: Vec<Record> = thread::scope(|scope| {
+        let running: Vec<_> = lanes
+            .iter()
+            .map(|lane| {
+                let random = random.fork();
+                scope.spawn(move || do_lane(field, lane, random))
+            })
+            .collect();
+        running.into_iter().map(|lane| lane.join().unwrap_or_else(|_| panicked())).collect()
+    });
+    let verdict = settle(field, load, Strangers::Wrong);
+    let (peaks, floods) = field.habits();
+    for record in &mut records {
+        record.kind = "campaign".to_owned();
+        record.seed = seed;
+        record.command = options.command.clone();
+        record.peak_rss = peaks.iter().map(|(service, bytes)| ((*service).to_owned(), *bytes)).collect();
+        record.problems.extend(floods.iter().cloned());
+        if record.skipped.is_some() {
+            continue;
+        }
+        match &verdict {
+            Ok(verdict) => take(record, verdict),
+            Err(error) => record.problems.push(format!("{error:#}")),
+        }
+    }
+    Ok(records)
+}
+
+fn panicked() -> Record {
+    Record { problems: vec!["the thread of the fault panicked".to_owned()], ..Record::default() }
+}
+
+/// The runs of one lane. The first that does not recover ends it.
+fn do_lane(field: &Field, lane: &Lane<'_>, mut random: Random) -> Record {
+    let mut record = Record { fault: lane.fault.name.clone(), ..Record::default() };
+    let Act::UnderLoad(inject) = &lane.fault.act else { return record };
+    for _ in 0..lane.runs {
+        // What falls on the same moment again and again finds the same bugs again and again.
+        thread::sleep(Duration::from_millis(random.below(PAUSE_MS)));
+        let began = Instant::now();
+        match inject(field, &mut random) {
+            Ok(Run::Recovered(took)) => {
+                record.runs += 1;
+                record.recovery.push(took);
+                println!("  {}: recovered in {took:.1?} ({:.1?} in all)", lane.fault.name, began.elapsed());
+            }
+            Ok(Run::Skipped(reason)) => {
+                println!("\n  SKIPPED: {}: {reason}\n", lane.fault.name);
+                record.skipped = Some(reason);
+                break;
+            }
+            Err(error) => {
+                println!("  {}: FAILED: {error:#}", lane.fault.name);
+                record.runs += 1;
+                record.problems.push(format!("{error:#}"));
+                break;
+            }
+        }
+    }
+    record
+}
+
+/// Ends all faults and the load, waits until everything is in the tables and everybody ready, and judges.
+pub(crate) fn settle(field: &Field, load: Load, strangers: Strangers) -> Result<Verdict> {
+    field.heal()?;
+    field.start_missing()?;
+    load.stop()?;
+    let since = Instant::now();
+    for service in Service::HOPS {
+        let marks = field.observer.ends(service)?;
+        field.observer.wait(service, &marks, since, RECOVERY_LIMIT).context("after the load")?;
+    }
+    field.wait_until_ready(RECOVERY_LIMIT).context("after the load")?;
+    judge::check(field, SETTLE_WITHIN, strangers)
+}
+
+pub(crate) fn take(record: &mut Record, verdict: &Verdict) {
+    record.rows = verdict.rows;
+    record.lost = verdict.lost;
+    record.doubled = verdict.doubled;
+    record.problems.extend(verdict.violations.iter().cloned());
+    if !verdict.ok && record.passed() {
+        record.problems.push("the checker is not content and does not say why".to_owned());
+    }
+}

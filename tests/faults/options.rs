@@ -1,0 +1,90 @@
+//! What is asked for on the command line.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::instance::Start;
+
+/// Which runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Set {
+    /// Every fault at least once, and thirty kills: for CI.
+    Short,
+    /// Two hundred kills of each service and thirty of every other fault.
+    Long,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub(crate) enum Order {
+    Campaign(Set),
+    /// With one safeguard off each, the campaign must fail.
+    Negative,
+    /// Prints `docs/reliability.md` made from results.
+    Report(PathBuf),
+    /// Names all faults.
+    List,
+}
+
+/// Everything asked for.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) order: Order,
+    /// Only these faults; all where empty.
+    pub(crate) only: Vec<String>,
+    /// Instead of the runs of the set.
+    pub(crate) runs: Option<u32>,
+    pub(crate) seed: u64,
+    /// `classic` or `consumer` (KIP-848): how Kafka is asked to share out partitions.
+    pub(crate) protocol: String,
+    /// Rows a second.
+    pub(crate) rate: u32,
+    /// Where results are read from and appended to.
+    pub(crate) results: Option<PathBuf>,
+    /// How to run this again.
+    pub(crate) command: String,
+}
+
+pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|report FILE] [--only NAME[,NAME]] [--runs N] [--seed N] [--rate ROWS] [--protocol classic|consumer] [--resume FILE]";
+
+impl Options {
+    /// Reads the arguments after the program's name.
+    pub(crate) fn read(arguments: &[String]) -> Result<Self> {
+        let mut words = arguments.iter();
+        let order = match words.next().map(String::as_str) {
+            None | Some("short") => Order::Campaign(Set::Short),
+            Some("long") => Order::Campaign(Set::Long),
+            Some("negative") => Order::Negative,
+            Some("list") => Order::List,
+            Some("report") => Order::Report(words.next().context(USAGE)?.into()),
+            Some(other) => bail!("`{other}` is nothing that can be asked for; {USAGE}"),
+        };
+        let (mut only, mut runs, mut seed, mut rate, mut results) = (Vec::new(), None, None, 2000, None);
+        let mut protocol = "classic".to_owned();
+        while let Some(flag) = words.next() {
+            let value = words.next().with_context(|| format!("`{flag}` needs a value; {USAGE}"))?;
+            match flag.as_str() {
+                "--only" => only = value.split(',').map(str::to_owned).collect(),
+                "--runs" => runs = Some(value.parse().context("--runs is a number")?),
+                "--seed" => seed = Some(value.parse().context("--seed is a number")?),
+                "--rate" => rate = value.parse().context("--rate is a number of rows a second")?,
+                "--protocol" => value.clone_into(&mut protocol),
+                "--resume" => results = Some(value.into()),
+                _ => bail!("`{flag}` is no flag; {USAGE}"),
+            }
+        }
+        let command = format!("just faults {}", arguments.join(" ")).trim().to_owned();
+        let seed = seed.unwrap_or_else(|| testkit::seed::Seed::of("faults").value() >> 16);
+        Ok(Self { order, only, runs, seed, protocol, rate, results, command })
+    }
+
+    /// What every instance is started with.
+    pub(crate) fn start(&self) -> Start {
+        Start::default().set(format!("log.properties.group.protocol={}", self.protocol))
+    }
+
+    pub(crate) fn wants(&self, fault: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|name| name == fault)
+    }
+}
