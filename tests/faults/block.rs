@@ -33,16 +33,22 @@ pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &s
     let mut load = Load::start(field, name, over, options.rate, seed)?;
     load.wait_until_it_flows(field, FLOW_LIMIT)?;
     let mut random = Random::new(seed);
-    let mut records: Vec<Record> = thread::scope(|scope| {
-        let running: Vec<_> = lanes
-            .iter()
-            .map(|lane| {
-                let random = random.fork();
-                scope.spawn(move || do_lane(field, lane, random))
-            })
-            .collect();
-        running.into_iter().map(|lane| lane.join().unwrap_or_else(|_| panicked())).collect()
-    });
+    let lanes_with_chance = lanes.iter().map(|lane| (lane, random.fork()));
+    let mut records: Vec<Record> = if lanes[0].fault.beside_others {
+        thread::scope(|scope| {
+            let running: Vec<_> =
+                lanes_with_chance.map(|(lane, random)| scope.spawn(move || do_lane(field, lane, random))).collect();
+            running.into_iter().map(|lane| lane.join().unwrap_or_else(|_| panicked())).collect()
+        })
+    } else {
+        let mut records = Vec::new();
+        for (lane, random) in lanes_with_chance {
+            records.push(do_lane(field, lane, random));
+            field.heal()?;
+            field.start_missing()?;
+        }
+        records
+    };
     let verdict = settle(field, load, Strangers::Wrong);
     let (peaks, floods) = field.habits();
     for record in &mut records {

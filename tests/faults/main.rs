@@ -34,6 +34,7 @@ use crate::{
 
 /// Blocks on one field before it is made anew: logs and tables grow.
 const BLOCKS_PER_FIELD: usize = 6;
+const FAULTS_PER_SHORT_BLOCK: usize = 8;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -125,11 +126,19 @@ impl<'a> Campaign<'a> {
             let lanes = beside.iter_mut().filter(|(_, runs)| *runs > 0).map(|(fault, runs)| cut_off(fault, runs));
             blocks.push(lanes.collect());
         }
+        // The short set judges several faults at once, since a judgement takes longer than most of them.
+        let together = if self.set == Set::Short { FAULTS_PER_SHORT_BLOCK } else { 1 };
+        let mut open: Vec<Lane<'f>> = Vec::new();
         for (fault, mut runs) in alone {
             while runs > 0 {
-                blocks.push(vec![cut_off(fault, &mut runs)]);
+                if open.len() >= together || open.first().is_some_and(|first| !first.fault.shares_with(fault)) {
+                    blocks.push(std::mem::take(&mut open));
+                }
+                open.push(cut_off(fault, &mut runs));
             }
         }
+        blocks.push(open);
+        blocks.retain(|block| !block.is_empty());
         Ok(blocks)
     }
 

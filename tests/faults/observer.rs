@@ -29,6 +29,11 @@ const READ_BYTES: usize = 4 << 20;
 /// The observer asks over the network: there is no event to await.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// Channels come and grow rarely.
+const LOOK_FOR_CHANNELS_EVERY: Duration = Duration::from_secs(3);
+/// Of a channel here.
+const MOST_PARTITIONS: u32 = 16;
+
 /// A partition of an input and the one who reads it on.
 type Place = (String, u32, String);
 
@@ -53,6 +58,7 @@ pub(crate) struct Observer {
 struct Followers {
     known: BTreeSet<(String, u32)>,
     running: JoinSet<()>,
+    looked: Option<Instant>,
 }
 
 fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -192,9 +198,10 @@ impl Observer {
         for (channel, folder) in inputs(graph, Service::Storage) {
             let table = graph.tables.iter().find(|table| table.folder == folder).context("a table of the catalog")?;
             let Some(snapshot) = self.block_on(self.snapshot(table))? else { continue };
-            for (partition, _) in self.block_on(self.spans(&channel))? {
-                let next = snapshot.txns.get(&app_id::next_offset(&channel, partition)).copied().unwrap_or(0);
-                marks.insert((channel.clone(), partition, folder.clone()), u64::try_from(next)?);
+            for partition in 0..MOST_PARTITIONS {
+                if let Some(next) = snapshot.txns.get(&app_id::next_offset(&channel, partition)) {
+                    marks.insert((channel.clone(), partition, folder.clone()), u64::try_from(*next)?);
+                }
             }
         }
         Ok(marks)
@@ -204,6 +211,9 @@ impl Observer {
     fn follow(&self, graph: &Graph) -> Result<()> {
         let sources = graph.sources.iter().map(|source| &source.channel);
         let mut followers = held(&self.followers);
+        if followers.looked.is_some_and(|looked| looked.elapsed() < LOOK_FOR_CHANNELS_EVERY) {
+            return Ok(());
+        }
         for channel in sources.chain(graph.views.iter().map(|view| &view.channel)) {
             for (partition, _) in self.block_on(self.spans(channel))? {
                 if followers.known.insert((channel.clone(), partition)) {
@@ -213,6 +223,7 @@ impl Observer {
                 }
             }
         }
+        followers.looked = Some(Instant::now());
         Ok(())
     }
 }

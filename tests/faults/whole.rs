@@ -113,7 +113,7 @@ pub(crate) fn topic_recreated(task: &Task<'_>) -> Result<Outcome> {
         field.kafka().create_topic(&topic, PARTITIONS)?;
         let recreated = Instant::now();
         let load = Load::start(&field, "after", Over::Topic, task.options.rate, task.seed + 1)?;
-        let word = wait_for_word(&field, &["recreated"]);
+        let word = wait_for_word(&field, &["recreate"]);
         load.stop().ok();
         let after = field.observer.rows(PIPELINE, SOURCE)?;
         let mut problems = Vec::new();
@@ -155,7 +155,7 @@ pub(crate) fn overtaken(task: &Task<'_>) -> Result<Outcome> {
         for name in Service::Ingestion.instances() {
             field.instance(&name)?.start(&Start::default())?;
         }
-        let word = wait_for_word(&field, &["retention", &end.to_string(), "checkpoint is at"]);
+        let word = wait_for_word(&field, &["retention", &end.to_string(), "checkpoint"]);
         let (recovery, problems) = match word {
             Ok(word) => {
                 println!("  it says: {word}");

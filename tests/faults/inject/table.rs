@@ -78,6 +78,11 @@ impl Fault {
         Self { ground: Ground::Own, block: 1, ..Self::new(name, what, Act::Whole(whole)) }
     }
 
+    /// Whether both can be done in one block.
+    pub(crate) fn shares_with(&self, other: &Self) -> bool {
+        self.ground == other.ground && self.over == other.over
+    }
+
     fn on(self, ground: Ground) -> Self {
         Self { ground, ..self }
     }
