@@ -265,7 +265,8 @@ fn a_json_object_of_200_mb_is_refused_over_http_and_a_dead_letter_in_a_topic() -
     let question = "SELECT count(DISTINCT \"offset\"), min(\"offset\") FROM shop.huge_rejected WHERE reason LIKE '%at most 67108864%'";
     up.wait_for(question, "1,1")?;
     let peak = up.process.usage()?.peak_resident_bytes;
-    assert!(peak < 900 * MIB, "one message of 200 MB made the process {} MiB large", peak / MIB);
+    // A few copies of it, in the log's pages and its readers: no more than that.
+    assert!(peak < 1_500 * MIB, "one message of 200 MB made the process {} MiB large", peak / MIB);
     assert!(up.is_alive()?);
     Ok(())
 }
