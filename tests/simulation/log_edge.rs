@@ -62,6 +62,11 @@ impl Log for LogEdge {
         created
     }
 
+    async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
+        self.before("grows a topic").await?;
+        self.log.grow(topic, partitions).await
+    }
+
     async fn describe(&self, topic: &TopicName) -> Result<Option<Description>, TopicError> {
         self.before("describes a topic").await?;
         self.log.describe(topic).await

@@ -259,7 +259,7 @@ impl Log for MemoryLog {
     }
 
     async fn grow(&self, topic: &TopicName, partitions: u32) -> Result<u32, TopicError> {
-        let mut state = self.0.state.lock();
+        let mut state = self.inner.state.lock();
         let found = &mut state.topic(topic)?.partitions;
         let grown = found.len() < partitions as usize;
         while found.len() < partitions as usize {
@@ -268,7 +268,7 @@ impl Log for MemoryLog {
         let count = found.len() as u32;
         drop(state);
         if grown {
-            self.0.groups.topic(topic, count);
+            self.inner.groups.topic(topic, count);
         }
         Ok(count)
     }
