@@ -4,8 +4,10 @@
 //! CPU-second counts the processor time of our own processes alone, so it survives a noisy machine.
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
+mod latency;
 mod path;
 mod stages;
+mod stand;
 mod stopwatch;
 
 use clap::{Parser, Subcommand};
@@ -30,7 +32,7 @@ enum Command {
     /// JSON in a topic → committed rows, through separate processes on Kafka, or one on the embedded log
     Path(path::PathArguments),
     /// Produce → visible in SELECT, at a steady rate
-    Latency(path::LatencyArguments),
+    Latency(latency::LatencyArguments),
     /// Processor time and memory of `tailwater up` with nothing to do
     Idle,
 }
@@ -40,7 +42,7 @@ fn main() -> anyhow::Result<()> {
     match Arguments::parse().command {
         Command::Stages => stages::run(&runtime),
         Command::Path(arguments) => path::run(&runtime, &arguments),
-        Command::Latency(arguments) => path::latency(&runtime, &arguments),
+        Command::Latency(arguments) => latency::run(&runtime, &arguments),
         Command::Idle => path::idle(),
     }
 }
