@@ -218,7 +218,9 @@ impl Session {
         let end = wish.time.map(|time| started + time);
         let last_answers = end.map(|end| end + LAST_ANSWERS_WITHIN);
         while !self.is_done(wish, end) {
-            let rows = self.plan.next(&self.books, wish.rows.map_or(u64::MAX, |rows| rows - self.tally.sent));
+            let behind = self.plan.behind(started.elapsed(), self.tally.sent);
+            let left = wish.rows.map_or(u64::MAX, |rows| rows - self.tally.sent);
+            let rows = self.plan.next(&self.books, self.plan.batch_rows(behind).min(left));
             let fates = self.send(rows, last_answers).await?;
             bar.set_position(self.tally.sent);
             bar.set_message(self.tally.short());

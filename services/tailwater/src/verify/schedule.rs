@@ -34,20 +34,25 @@ const MAX_REQUEST_BYTES: u64 = 256 << 10;
 const ROW_BYTES: u64 = 200;
 
 impl Plan {
-    /// Rows of one send.
-    pub(crate) fn batch_rows(&self) -> u64 {
+    /// Rows of one send: more of them while the sends are behind the rate.
+    pub(crate) fn batch_rows(&self, behind: u64) -> u64 {
         let by_rate = if self.rate > 0.0 { (self.rate / SENDS_PER_SECOND).ceil() as u64 } else { MAX_ROWS };
         // A payload of control characters is up to twice as long in JSON.
         let by_bytes = MAX_REQUEST_BYTES / (ROW_BYTES + 2 * u64::from(self.max_bytes));
-        by_rate.min(by_bytes).clamp(1, MAX_ROWS)
+        by_rate.max(behind).min(by_bytes).clamp(1, MAX_ROWS)
     }
 
-    /// The rows of the next send, at most `most`, by key and sequence number.
-    pub(crate) fn next(&self, books: &Books, most: u64) -> Vec<(i64, i64)> {
+    /// How many rows should have been sent by now and were not.
+    pub(crate) fn behind(&self, elapsed: Duration, sent: u64) -> u64 {
+        ((elapsed.as_secs_f64() * self.rate) as u64).saturating_sub(sent)
+    }
+
+    /// The `count` rows of the next send, by key and sequence number.
+    pub(crate) fn next(&self, books: &Books, count: u64) -> Vec<(i64, i64)> {
         let mut numbers = Numbers::of(self.seed, i64::MAX, books.next_batch().cast_signed());
         let mut rows: Vec<(i64, i64)> = Vec::new();
         let mut next = std::collections::BTreeMap::new();
-        for _ in 0..self.batch_rows().min(most) {
+        for _ in 0..count {
             let key = self.key(&mut numbers);
             let seq = next.entry(key).or_insert_with(|| books.next_seq(key));
             rows.push((key, *seq));
@@ -85,8 +90,8 @@ mod tests {
         let mut books = Books::begin(begin());
         let (mut hot, mut bad, mut all) = (0, 0, 0);
         for batch in 0..300 {
-            let rows = PLAN.next(&books, 1000);
-            assert_eq!(rows, PLAN.next(&books, 1000), "the same books, the same rows");
+            let rows = PLAN.next(&books, PLAN.batch_rows(0));
+            assert_eq!(rows, PLAN.next(&books, PLAN.batch_rows(0)), "the same books, the same rows");
             hot += rows.iter().filter(|(key, _)| (0..13).contains(key)).count();
             bad += rows.iter().filter(|(key, _)| *key == BAD_KEY).count();
             all += rows.len();
@@ -100,9 +105,17 @@ mod tests {
 
     #[test]
     fn large_rows_go_in_short_batches() {
-        assert_eq!(Plan { max_bytes: 900_000, ..PLAN }.batch_rows(), 1);
-        assert_eq!(Plan { rate: 0.0, max_bytes: 100, ..PLAN }.batch_rows(), 250);
-        assert_eq!(Plan { rate: 10.0, ..PLAN }.batch_rows(), 1);
+        assert_eq!(Plan { max_bytes: 900_000, ..PLAN }.batch_rows(99), 1);
+        assert_eq!(Plan { rate: 0.0, max_bytes: 100, ..PLAN }.batch_rows(0), 250);
+        assert_eq!(Plan { rate: 10.0, ..PLAN }.batch_rows(0), 1);
         assert_eq!(PLAN.due(10_000), Duration::from_secs(2));
+    }
+
+    #[test]
+    fn sends_that_are_behind_the_rate_grow() {
+        let slow = Plan { rate: 100.0, max_bytes: 100, ..PLAN };
+        assert_eq!((slow.batch_rows(0), slow.batch_rows(40), slow.batch_rows(9999)), (2, 40, 250));
+        assert_eq!(slow.behind(Duration::from_secs(2), 150), 50);
+        assert_eq!(slow.behind(Duration::from_secs(1), 150), 0);
     }
 }
