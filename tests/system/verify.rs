@@ -153,6 +153,32 @@ fn producers_and_services_that_are_killed_lose_and_double_nothing() -> Result<()
     Ok(())
 }
 
+#[test]
+fn several_producers_may_start_at_once_where_the_pipeline_is_not_there_yet() -> Result<()> {
+    let project = Project::new()?;
+    let up = project.up()?;
+    let names = ["a", "b", "c", "d"];
+    let start = |name: &&str| {
+        let ledger = format!("{name}.ledger");
+        Program::named("tailwater")?
+            .args(["verify", "produce", "--over", "http", "--rate", "0", "--rows", "300", "--producer", name])
+            .args(["--ledger", &ledger])
+            .in_folder(project.folder.path())
+            .log_to(project.folder.path().join(format!("{name}.log")))
+            .start()
+    };
+    let producers = names.iter().map(start).collect::<Result<Vec<_>>>()?;
+    for mut producer in producers {
+        let ended = producer.wait(START_LIMIT)?;
+        assert!(ended.success(), "{}", producer.log());
+    }
+    let ledgers = names.map(|name| format!("{name}.ledger"));
+    let ledgers: Vec<&str> = ledgers.iter().flat_map(|ledger| ["--ledger", ledger.as_str()]).collect();
+    let (ok, report) = project.check(&ledgers)?;
+    assert!(ok && report["acknowledged"] == 1200, "{report:#}\n{}", up.log());
+    Ok(())
+}
+
 fn batches(ledger: &Path) -> usize {
     fs::read_to_string(ledger).unwrap_or_default().lines().filter(|line| line.starts_with("{\"f\":")).count()
 }

@@ -32,6 +32,8 @@ use crate::{
 
 /// How long a new source may take to be known where rows are sent.
 const KNOWN_WITHIN: Duration = Duration::from_secs(30);
+/// How long another producer that applied the pipeline first may take.
+const APPLIED_WITHIN: Duration = Duration::from_secs(3);
 /// After the end of the time, how long sends under way are waited for.
 const LAST_ANSWERS_WITHIN: Duration = Duration::from_secs(60);
 /// After a send of which nothing was taken.
@@ -157,8 +159,13 @@ async fn source_topic(log: &dyn Log, wish: &Wish) -> Result<TopicName, Failure> 
     let mut topic = find().await?;
     if topic.is_none() {
         let applied = catalog::apply(log, &wish.target.definitions(wish.partitions)).await;
-        output::note(applied.map_err(anyhow::Error::from)?.plan.trim_end());
+        // Several producers may start at once; one of them applies.
         topic = find().await?;
+        match applied {
+            Ok(answer) => output::note(answer.plan.trim_end()),
+            Err(_) if topic.is_some() => {}
+            Err(error) => return Err(anyhow::Error::from(error).into()),
+        }
     }
     let topic = topic.ok_or_else(|| anyhow!("source `{}` is not in the catalog after it was applied", wish.target))?;
     Ok(TopicName::try_from(topic).map_err(anyhow::Error::from)?)
@@ -168,23 +175,34 @@ async fn open_http(global: &Global, config: &Config, wish: &Wish, begin: &Begin)
     let client = Client::new(global.url.as_deref(), config, Door::Ingestion);
     if !knows(&client, &wish.target).await? {
         let request = wish.target.definitions(wish.partitions);
-        let answer = match (config.log.kind, &global.url) {
-            (LogKind::Kafka, None) => apply::apply_to_log(config, &request).await?,
-            _ => apply::apply_over_http(global, config, &request).await?,
+        let applied = match (config.log.kind, &global.url) {
+            (LogKind::Kafka, None) => apply::apply_to_log(config, &request).await,
+            _ => apply::apply_over_http(global, config, &request).await,
         };
-        output::note(answer.plan.trim_end());
-        let started = Instant::now();
-        while !knows(&client, &wish.target).await? {
-            if started.elapsed() > KNOWN_WITHIN {
-                let waited = KNOWN_WITHIN.as_secs();
-                let error = anyhow!("{} does not know source `{}` after {waited} s", client.base(), wish.target);
-                return Err(Failure::unavailable(error));
-            }
-            tokio::time::sleep(PAUSE).await;
+        match applied {
+            Ok(answer) => output::note(answer.plan.trim_end()),
+            // Several producers may start at once; one of them applies.
+            Err(failure) => wait_until_known(&client, wish, APPLIED_WITHIN).await.map_err(|_| failure)?,
         }
+        wait_until_known(&client, wish, KNOWN_WITHIN).await?;
     }
     let producer = format!("{}.{}", begin.run, begin.producer);
     Ok(HttpRoad { client, target: wish.target.clone(), producer, retry: wish.retry })
+}
+
+async fn wait_until_known(client: &Client, wish: &Wish, within: Duration) -> Result<(), Failure> {
+    let started = Instant::now();
+    while !knows(client, &wish.target).await? {
+        if started.elapsed() > within {
+            let (door, waited) = (client.base(), within.as_secs());
+            return Err(Failure::unavailable(anyhow!(
+                "{door} does not know source `{}` after {waited} s",
+                wish.target
+            )));
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    Ok(())
 }
 
 async fn knows(client: &Client, target: &Target) -> Result<bool, Failure> {
