@@ -128,6 +128,7 @@ async fn join(context: &StageContext, check: &CheckHandle, stop: &Stop) -> anyho
             Err(error) => return Err(error.into()),
         }
         tokio::select! {
+            biased;
             () = stop.stopped() => return Ok(None),
             () = tokio::time::sleep(backoff.next()) => {}
         }

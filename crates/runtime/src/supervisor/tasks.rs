@@ -331,6 +331,7 @@ impl Tasks {
         loop {
             let abandon_at = self.next_abandon().unwrap_or(end);
             tokio::select! {
+                biased;
                 ended = self.running.join_next() => match ended {
                     None => return,
                     Some(Ok(Ended { key, outcome: Err(error) })) => {

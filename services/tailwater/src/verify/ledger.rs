@@ -20,6 +20,7 @@ use std::{
     fs::{File, OpenOptions},
     io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, anyhow, bail};
@@ -48,6 +49,10 @@ pub(crate) struct Begin {
 
 /// The one format there is.
 pub(crate) const FORMAT: u32 = 1;
+
+/// How often, and how long apart, a taken ledger is looked at again before its holder is believed.
+const LOCK_ATTEMPTS: u32 = 20;
+const LOCK_PAUSE: Duration = Duration::from_millis(25);
 
 impl Begin {
     pub(crate) fn sender(&self) -> Sender {
@@ -193,7 +198,7 @@ impl Ledger {
         let named = || format!("ledger `{}`", path.display());
         let mut options = OpenOptions::new();
         let mut file = options.read(true).append(true).create(true).open(path).with_context(named)?;
-        if file.try_lock().is_err() {
+        if !locked(&file) {
             bail!("ledger `{}` is in use by another producer; give each its own --ledger", path.display());
         }
         cut_torn_end(&mut file).with_context(named)?;
@@ -214,6 +219,17 @@ impl Ledger {
         self.held.clear();
         self.file.sync_data().with_context(named)
     }
+}
+
+/// Whether the ledger is ours now. A program that is being started holds a copy of every open file until it runs, so one
+/// that was just given back may seem taken for a moment.
+fn locked(file: &File) -> bool {
+    (0..LOCK_ATTEMPTS).any(|attempt| {
+        if attempt > 0 {
+            std::thread::sleep(LOCK_PAUSE);
+        }
+        file.try_lock().is_ok()
+    })
 }
 
 fn cut_torn_end(file: &mut File) -> std::io::Result<()> {
