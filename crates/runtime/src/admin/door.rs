@@ -28,6 +28,8 @@ const ACCEPT_AGAIN: Duration = Duration::from_millis(500);
 
 /// As much of a request as tells a page from everything else.
 const FIRST_BYTES: usize = 16;
+/// How soon a request line that came in part is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(5);
 
 /// In the form of the services' own refusals.
 const NOBODY_TAKES: &str = r#"{"error":"this process takes no requests now: it is stopping, or too many wait","hint":"try again, or another instance","retry":true}"#;
@@ -123,15 +125,31 @@ async fn place(
     pages: mpsc::Sender<std::net::TcpStream>,
     visitors: mpsc::Sender<std::net::TcpStream>,
 ) {
-    let mut first = [0; FIRST_BYTES];
-    let Ok(Ok(seen)) = tokio::time::timeout(FIRST_BYTES_WITHIN, connection.peek(&mut first)).await else { return };
+    let Ok(Ok(asks_here)) = tokio::time::timeout(FIRST_BYTES_WITHIN, asks_here(&connection)).await else { return };
     let Ok(connection) = connection.into_std() else { return };
-    let asks_here = asks_for_page(&first[..seen]);
     let left = if asks_here { Some(connection) } else { not_taken(visitors.try_send(connection)) };
     // With nobody behind the door, or too many before it, the pages' fallback says so.
     if let Some(connection) = left {
         drop(pages.try_send(connection));
     }
+}
+
+/// Looks at the first bytes until they tell: a client may send its request line in pieces.
+async fn asks_here(connection: &TcpStream) -> io::Result<bool> {
+    let mut first = [0; FIRST_BYTES];
+    loop {
+        let seen = connection.peek(&mut first).await?;
+        if seen == 0 || !may_yet_ask_for_page(&first[..seen]) {
+            return Ok(asks_for_page(&first[..seen]));
+        }
+        tokio::time::sleep(LOOK_AGAIN).await;
+    }
+}
+
+/// Whether what has come so far is a beginning of asking for one of the pages, and no more.
+fn may_yet_ask_for_page(first: &[u8]) -> bool {
+    let asking = |method: &str| PAGES.iter().any(|page| format!("{method} {page}").as_bytes().starts_with(first));
+    first.len() < FIRST_BYTES && (asking("GET") || asking("HEAD"))
 }
 
 fn not_taken<T>(sent: Result<(), mpsc::error::TrySendError<T>>) -> Option<T> {
@@ -167,6 +185,16 @@ async fn closing(mut response: Response) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_request_line_in_pieces_is_waited_for() {
+        for part in ["G", "GET ", "GET /", "GET /live", "HEAD /metric"] {
+            assert!(may_yet_ask_for_page(part.as_bytes()), "{part}");
+        }
+        for whole in ["POST /v1", "GET /v1", "GET /livez?", "GET /livez HTTP/1.1"] {
+            assert!(!may_yet_ask_for_page(&whole.as_bytes()[..whole.len().min(FIRST_BYTES)]), "{whole}");
+        }
+    }
 
     #[test]
     fn a_request_is_told_apart_by_its_first_bytes() {
