@@ -73,10 +73,11 @@ pub(crate) fn run_all(options: &Options, mut done: impl FnMut(Record) -> Result<
         }
         println!("without {name}: {}", control.what);
         let seed = options.seed + number as u64;
-        let record = match attempt(options, control, &name, seed) {
-            Ok(Some(verdict)) => judged(&verdict),
-            Ok(None) => Record { skipped: Some("peers are missing".to_owned()), ..Record::default() },
-            Err(error) => Record { problems: vec![format!("{error:#}")], ..Record::default() },
+        // That the judge could not judge is no sign of anything.
+        let (seen, record) = match attempt(options, control, &name, seed) {
+            Ok(Some(verdict)) => (!verdict.ok, judged(&verdict)),
+            Ok(None) => (false, Record { skipped: Some("peers are missing".to_owned()), ..Record::default() }),
+            Err(error) => (false, Record { problems: vec![format!("{error:#}")], ..Record::default() }),
         };
         let record = Record {
             kind: "control".to_owned(),
@@ -86,7 +87,6 @@ pub(crate) fn run_all(options: &Options, mut done: impl FnMut(Record) -> Result<
             command: options.command.clone(),
             ..record
         };
-        let seen = record.lost + record.doubled > 0 || !record.problems.is_empty();
         println!("  lost {}, doubled {}, {:?}", record.lost, record.doubled, record.problems);
         if !seen && record.skipped.is_none() {
             println!("  NOT SEEN: without {name} everything seems well, so the campaign proves nothing about it");

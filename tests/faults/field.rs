@@ -41,6 +41,10 @@ checkpoint_every = "2s"
 [transformation]
 checkpoint_every = "2s"
 
+# The checker reads whole tables, on machines that do much else.
+[analysis]
+timeout = "10m"
+
 [telemetry]
 logs = "json"
 "#;

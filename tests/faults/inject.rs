@@ -46,9 +46,6 @@ fn recovered_all(field: &Field, since: Instant) -> Result<Run> {
     for service in Service::HOPS {
         let marks = field.observer.ends(service)?;
         took = field.observer.wait(service, &marks, since, RECOVERY_LIMIT)?;
-        if std::env::var_os("FAULTS_DEBUG").is_some() {
-            println!("    {} {took:.1?}", service.name());
-        }
     }
     Ok(Run::Recovered(took))
 }

@@ -26,6 +26,10 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checker waits for what is still on its way.
 pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(90);
 
+/// The checker's exit code where something did not answer.
+const TRY_AGAIN: i32 = 75;
+const CHECK_ATTEMPTS: usize = 3;
+
 /// How rows are sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Over {
@@ -126,7 +130,14 @@ pub(crate) fn check(field: &Field, within: Duration, strangers: Strangers) -> Re
         let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/verify/readers/reader.py");
         program = program.args(["--reader-command", &format!("{} {} duckdb", python.display(), reader.display())]);
     }
-    let mut verdict = Verdict::parse(&program.run()?)?;
+    let mut output = program.run()?;
+    for _ in 1..CHECK_ATTEMPTS {
+        if output.status.code() != Some(TRY_AGAIN) {
+            break;
+        }
+        output = program.run()?;
+    }
+    let mut verdict = Verdict::parse(&output)?;
     verdict.rows = field.newly_judged(verdict.rows);
     Ok(verdict)
 }

@@ -89,8 +89,12 @@ fn overview(campaign: &BTreeMap<String, Sum>) -> String {
     let commits: Vec<String> = commits.into_iter().map(|commit| format!("`{commit}`")).collect();
     let kills: u64 =
         campaign.iter().filter(|(name, _)| name.starts_with("kill-")).map(|(_, sum)| u64::from(sum.runs)).sum();
+    // Faults that ran side by side share their rows.
+    let beside = ["kill-transformation", "kill-storage", "kill-analysis"];
+    let alone = campaign.iter().filter(|(name, _)| !beside.contains(&name.as_str()));
+    let rows: u64 = alone.map(|(_, sum)| sum.rows).sum();
     format!(
-        "**{} faults, {kills} of them kills; {} rows lost, {} doubled.** Built from {}.\n",
+        "**{} faults, {kills} of them kills; of {rows} rows sent, {} lost and {} doubled.** Built from {}.\n",
         total(|sum| u64::from(sum.runs)),
         total(|sum| sum.lost),
         total(|sum| sum.doubled),

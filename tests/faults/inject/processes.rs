@@ -24,7 +24,9 @@ pub(super) fn kill(field: &Field, random: &mut Random, service: Service) -> Resu
 
 /// A life that ends itself at a step of the protocol, and then a new one.
 pub(super) fn crash(field: &Field, random: &mut Random, service: Service, point: CrashPoint) -> Result<Run> {
-    let name = one_of(service, random);
+    // Requests go to the first instance.
+    let asked = point == CrashPoint::RequestDurable;
+    let name = if asked { format!("{}-1", service.name()) } else { one_of(service, random) };
     // A checkpoint of the log comes once in many commits.
     let passes = if point == CrashPoint::LogCheckpoint { 1 } else { 1 + random.below(3) };
     let armed = Start::default().env("TAILWATER_CRASH_AT", format!("{}:{passes}", point.name()));
