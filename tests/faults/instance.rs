@@ -18,6 +18,8 @@ use crate::service::Service;
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
 /// A graceful stop takes less.
 pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(10);
+/// The exit code of a process that could not reach something.
+pub(crate) const TRY_AGAIN: i32 = 75;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// What one life of an instance is started with.
@@ -49,6 +51,8 @@ pub(crate) struct Instance {
     port: u16,
     /// What every life is started with.
     always: Start,
+    /// What this life was started with beside that.
+    once: Start,
     lives: usize,
     process: Option<Process>,
     peak_rss: u64,
@@ -58,13 +62,24 @@ impl Instance {
     pub(crate) fn new(name: &str, folder: &Path, always: Start) -> Result<Self> {
         let service = Service::of(name).with_context(|| format!("`{name}` is no instance of a service"))?;
         let (folder, port) = (folder.to_owned(), free_port()?);
-        Ok(Self { name: name.to_owned(), service, folder, port, always, lives: 0, process: None, peak_rss: 0 })
+        Ok(Self {
+            name: name.to_owned(),
+            service,
+            folder,
+            port,
+            always,
+            once: Start::default(),
+            lives: 0,
+            process: None,
+            peak_rss: 0,
+        })
     }
 
     /// Starts a life and returns at once.
     pub(crate) fn start(&mut self, once: &Start) -> Result<()> {
         ensure!(self.process.is_none(), "`{}` is running already", self.name);
         self.lives += 1;
+        self.once = once.clone();
         let mut program = Program::named(self.service.name())?
             .args(["--config", "tailwater.toml", "--set"])
             .arg(format!("{}.listen=127.0.0.1:{}", self.service.name(), self.port))
@@ -144,13 +159,23 @@ impl Instance {
                 return Ok(());
             }
             if !self.is_running() {
-                bail!("`{}` has ended: {}", self.name, self.last_words());
+                self.start_again()?;
             }
             if Instant::now() > deadline {
                 bail!("`{}` is not ready after {limit:?}: {said:?}", self.name);
             }
             std::thread::sleep(LOOK_EVERY);
         }
+    }
+
+    /// What an orchestrator does with a process that ends with "try again": something did not answer at its start.
+    fn start_again(&mut self) -> Result<()> {
+        let status = self.process.take().map(|mut process| process.exit()).transpose()?.flatten();
+        if status.and_then(|status| status.code()) != Some(TRY_AGAIN) {
+            bail!("`{}` has ended with {status:?}: {}", self.name, self.last_words());
+        }
+        let once = self.once.clone();
+        self.start(&once)
     }
 
     /// Notes what it uses now; a process that has just ended has no usage.

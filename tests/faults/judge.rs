@@ -12,6 +12,7 @@ use testkit::{process::Process, python};
 
 use crate::{
     field::{Field, PARTITIONS, PRODUCERS},
+    instance::TRY_AGAIN,
     observer::LOOK_EVERY,
     service::Service,
 };
@@ -26,8 +27,7 @@ const STOP_LIMIT: Duration = Duration::from_secs(60);
 /// How long the checker waits for what is still on its way.
 pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(90);
 
-/// The checker's exit code where something did not answer.
-const TRY_AGAIN: i32 = 75;
+/// The checker ends with "try again" where something did not answer.
 const CHECK_ATTEMPTS: usize = 3;
 
 /// How rows are sent.
