@@ -241,7 +241,8 @@ fn bombs_are_stopped_at_the_limit_and_the_process_stays_small() -> Result<()> {
     }
     assert!(started.elapsed() < Duration::from_secs(60), "{:?}", started.elapsed());
     let grown = up.process.usage()?.peak_resident_bytes.saturating_sub(before.resident_bytes);
-    assert!(grown < 200 * MIB, "bombs of 10 GB took {} MiB", grown / MIB);
+    // The budget for bodies and what the allocator keeps for a while; a bomb would be tens of times that.
+    assert!(grown < 400 * MIB, "bombs of 10 GB took {} MiB", grown / MIB);
     assert_eq!(up.ingest("orders", &[], b"{\"id\":1}")?.status, 200);
     up.wait_for("SELECT count(*) FROM shop.orders", "1")?;
     assert!(up.is_alive()?);

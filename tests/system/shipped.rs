@@ -98,13 +98,17 @@ fn every_metric_of_the_dashboard_and_the_alerts_is_shown_and_described() -> Resu
 /// A Tailwater that has done everything once: rows read, rejected, transformed, stored, asked for and accounted for.
 fn busy() -> Result<Up> {
     let up = Up::start()?;
-    for (source, file) in [("shop.lines", "data/shop/lines.ndjson"), ("shop.lines", "data/shop/broken.ndjson")] {
+    for (source, file) in [
+        ("shop.lines", "data/shop/lines.ndjson"),
+        ("shop.lines", "data/shop/broken.ndjson"),
+        ("shop.orders", "data/shop/orders.ndjson"),
+    ] {
         let sent = up.tailwater(&["ingest", source, file])?;
         ensure!(sent.status.success(), "{}", text(&sent));
     }
     let asked = up.tailwater(&["sql", "-c", "SELECT count(*) FROM shop.lines"])?;
     ensure!(asked.status.success(), "{}", text(&asked));
-    let ledger = "tailwater_analysis_ledger_rows{name=\"shop.lines\",place=\"stored\"} 3001";
+    let ledger = "tailwater_analysis_ledger_rows{name=\"shop.orders\",place=\"stored\"} 330";
     let started = std::time::Instant::now();
     loop {
         let metrics = http::get(&format!("{}/metrics", up.url))?.1;

@@ -16,6 +16,8 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install --path services/tailwater", "changes the user's home; the step `demo` builds the same program"),
     ("cargo build --release --workspace --bins", "the step `demo` builds the same profile; the rest is for measuring"),
     ("cargo build --workspace", "`cargo test --workspace` builds the same"),
+    ("cargo build --workspace --bins --test faults", "the step before the faults builds the same"),
+    ("cargo test --workspace --test faults -- *", "the short set and the controls are steps of CI; the rest takes hours"),
     ("cargo run --release -p benches -- *", "a measurement: minutes of a quiet machine, nothing to compare with"),
     ("docker compose *", "needs a container engine; the file is checked against its schema and our config loader"),
     ("mvn dependency:copy *", "downloads what `data/shop` was made from; the files are checked by `expected.py`"),
@@ -60,11 +62,12 @@ impl Elsewhere {
     }
 
     /// A recipe is run where all its lines are.
-    fn recipe(&self, name: &str) -> Result<String, String> {
+    fn recipe(&self, call: &str) -> Result<String, String> {
+        let (name, arguments) = call.split_once(' ').unwrap_or((call, ""));
         let mut lines = self.justfile.lines().skip_while(|line| line.split([' ', ':']).next() != Some(name)).skip(1);
         let mut reason = Err(format!("the justfile has no recipe `{name}`"));
         while let Some(line) = lines.next().filter(|line| line.starts_with(' ')) {
-            reason = Ok(self.reason(line.trim())?);
+            reason = Ok(self.reason(line.trim().replace("{{arguments}}", arguments).trim())?);
         }
         reason
     }

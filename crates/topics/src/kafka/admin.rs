@@ -62,7 +62,11 @@ impl Admin {
         let results = self.client.create_topics([&wish], &options).await;
         let results = results.map_err(|error| failed(doing(), error))?;
         match results.into_iter().next() {
-            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => Ok(Creation::Existed),
+            Some(Err((_, RDKafkaErrorCode::TopicAlreadyExists))) => {
+                // Somebody else may have made it this very moment.
+                self.wait_until_there(topic, 1).await?;
+                Ok(Creation::Existed)
+            }
             Some(Err((_, code))) if is_about_settings(code) => Err(refuse(code.to_string())),
             Some(Err((_, code))) => Err(failed(doing(), KafkaError::AdminOp(code))),
             Some(Ok(_)) | None => {
