@@ -29,6 +29,8 @@ const READ_BYTES: usize = 4 << 20;
 /// The observer asks over the network: there is no event to await.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
 
+/// A question to the broker is asked again this long.
+const ANSWER_LIMIT: Duration = Duration::from_secs(30);
 /// Channels come and grow rarely.
 const LOOK_FOR_CHANNELS_EVERY: Duration = Duration::from_secs(3);
 /// Of a channel here.
@@ -96,8 +98,18 @@ impl Observer {
         self.runtime.block_on(work)
     }
 
-    /// How far the inputs of a service go at this moment.
+    /// How far the inputs of a service go at this moment. A broker that is just back may need a few questions.
     pub(crate) fn ends(&self, service: Service) -> Result<Marks> {
+        let started = Instant::now();
+        loop {
+            match self.ends_now(service) {
+                Err(_) if started.elapsed() < ANSWER_LIMIT => std::thread::sleep(LOOK_EVERY),
+                answer => return answer,
+            }
+        }
+    }
+
+    fn ends_now(&self, service: Service) -> Result<Marks> {
         let graph = self.graph();
         self.block_on(async {
             let mut marks = Marks::new();
