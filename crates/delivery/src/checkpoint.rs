@@ -13,7 +13,7 @@ use crate::{Ends, Gap, Origin, Position, Seen, Totals, Verdict, Witness};
 const FORMAT: u8 = 1;
 
 /// The state of a stateless task (hops 1 and 2) at one position of its input.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Checkpoint {
     format: u8,

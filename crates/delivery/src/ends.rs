@@ -33,7 +33,7 @@ pub struct Gap {
 }
 
 /// Per writer, how far a reader has that writer's output. An unknown writer is at the start.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Ends(BTreeMap<Writer, Position>);
 
