@@ -51,7 +51,7 @@ pub(crate) fn page(results: &Results) -> Result<String> {
     let campaign = sums(&records, "campaign");
     let controls = sums(&records, "control");
     let mut page = HEAD.to_owned();
-    write!(page, "\n{}", overview(&campaign))?;
+    write!(page, "\n{}{}", overview(&campaign), machine(&records))?;
     page += "\n## Faults\n\n";
     page += "| fault | what is done | runs | lost | doubled | bound 3/N | recovery p50 / p95 / max | wanted p95 | date | command |\n";
     page += "|---|---|---:|---:|---:|---:|---|---|---|---|\n";
@@ -102,6 +102,20 @@ fn overview(campaign: &BTreeMap<String, Sum>) -> String {
     )
 }
 
+/// What else the machine had to do.
+fn machine(records: &[(Record, Value)]) -> String {
+    let loads: Vec<f64> = records.iter().filter_map(|(_, value)| value["load"].as_f64()).collect();
+    let (Some(least), Some(most)) = (loads.iter().copied().reduce(f64::min), loads.iter().copied().reduce(f64::max))
+    else {
+        return String::new();
+    };
+    let cores = records.iter().filter_map(|(_, value)| value["cores"].as_u64()).max().unwrap_or(0);
+    format!(
+        "The machine had {cores} cores and a load average of {least:.0} to {most:.0}; the programs were built for tests, \
+         not optimised. Recovery on a machine of its own is shorter.\n"
+    )
+}
+
 fn sums(records: &[(Record, Value)], kind: &str) -> BTreeMap<String, Sum> {
     let mut sums: BTreeMap<String, Sum> = BTreeMap::new();
     for (record, value) in records.iter().filter(|(record, _)| record.kind == kind) {
@@ -123,7 +137,11 @@ fn sums(records: &[(Record, Value)], kind: &str) -> BTreeMap<String, Sum> {
 
 fn row(fault: &Fault, sum: &Sum) -> String {
     let failed = sum.lost + sum.doubled > 0;
-    let bound = if failed { "–".to_owned() } else { format!("{:.1} %", 300.0 / f64::from(sum.runs)) };
+    let bound = match sum.runs {
+        _ if failed => "–".to_owned(),
+        0..=3 => "none".to_owned(),
+        runs => format!("{:.1} %", 300.0 / f64::from(runs)),
+    };
     format!(
         "| `{}` | {} | {} | {} | {} | {bound} | {} | {} s | {} | `{}` |",
         fault.name,

@@ -44,7 +44,7 @@ impl Record {
             "kind": self.kind, "fault": self.fault, "runs": self.runs, "rows": self.rows, "lost": self.lost,
             "doubled": self.doubled, "recovery_ms": recovery, "problems": self.problems, "skipped": self.skipped,
             "peak_rss_bytes": self.peak_rss, "seed": self.seed, "command": self.command,
-            "date": printed("date", &["-u", "+%Y-%m-%dT%H:%MZ"]), "commit": commit(),
+            "date": printed("date", &["-u", "+%Y-%m-%dT%H:%MZ"]), "commit": commit(), "load": load(), "cores": cores(),
         })
     }
 
@@ -102,6 +102,15 @@ impl Results {
         let of_fault = records.iter().filter(|(record, _)| record.kind == "campaign" && record.fault == fault);
         Ok(of_fault.map(|(record, _)| record.runs).sum())
     }
+}
+
+/// The load average of the last minute: recovery takes longer where others want the same cores.
+fn load() -> Option<f64> {
+    fs::read_to_string("/proc/loadavg").ok()?.split(' ').next()?.parse().ok()
+}
+
+fn cores() -> usize {
+    std::thread::available_parallelism().map_or(0, std::num::NonZero::get)
 }
 
 /// The commit the programs were built from, with a mark where files were changed since.

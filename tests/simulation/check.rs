@@ -324,7 +324,9 @@ impl<'a> Checker<'a> {
             "merged" => "n, branch, value",
             _ => "\"offset\", part, bytes",
         };
-        let sql = format!("SELECT {columns}, \"__partition\", \"__offset\" FROM shop.\"{table}$positions\"");
+        // Parts of one letter may be in two files, and files are read in any order.
+        let order = if table == "orders_rejected" { "ORDER BY \"__partition\", \"offset\", line, part" } else { "" };
+        let sql = format!("SELECT {columns}, \"__partition\", \"__offset\" FROM shop.\"{table}$positions\" {order}");
         let request = QueryRequest { sql, ..QueryRequest::default() };
         let mut answer = self.analysis.queries.run(request).await?;
         let mut batches = Vec::new();

@@ -12,6 +12,7 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::Value;
 use testkit::{
+    http,
     kafka::Kafka,
     ports::free_port,
     process::{Process, Program},
@@ -20,6 +21,9 @@ use testkit::{
 
 /// Far longer than a start takes on a busy machine.
 pub(crate) const START_LIMIT: Duration = Duration::from_secs(60);
+
+/// What `/readyz` says before the edges are open.
+const STARTING: &str = "[-] process starting";
 
 /// A broker, a store, and the processes on them.
 pub(crate) struct Deployment {
@@ -70,7 +74,7 @@ impl Deployment {
             .in_folder(self.folder.path())
             .log_to(self.folder.path().join(format!("{name}.{lives}.log")));
         let mut process = program.start()?;
-        process.wait_until_ready(&format!("http://127.0.0.1:{port}/livez"), START_LIMIT)?;
+        wait_until_open(&mut process, port)?;
         self.processes.insert(name.to_owned(), process);
         Ok(())
     }
@@ -154,6 +158,19 @@ impl Deployment {
         paths.sort();
         paths.iter().map(|path| tail(path)).collect()
     }
+}
+
+/// Waits until a process has reached its broker and its store. It is live before that.
+fn wait_until_open(process: &mut Process, port: u16) -> Result<()> {
+    let started = Instant::now();
+    while !http::get(&format!("http://127.0.0.1:{port}/readyz")).is_ok_and(|(_, body)| !body.contains(STARTING)) {
+        if let Some(status) = process.exit()? {
+            bail!("the process ended with {status}:\n{}", process.log());
+        }
+        ensure!(started.elapsed() < START_LIMIT, "not open after {START_LIMIT:?}:\n{}", process.log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 /// Whether every account balances and nothing is on its way.

@@ -97,7 +97,7 @@ pub enum Unknowable {
 }
 
 /// What a task has seen of the requests of its input partition.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(from = "Vec<Stored>", into = "Vec<Stored>")]
 pub struct Seen {
     producers: BTreeMap<Arc<str>, Producer>,
@@ -106,7 +106,7 @@ pub struct Seen {
     ranges: usize,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
 struct Producer {
     /// Offset of its newest message.
     heard_at: u64,
@@ -118,7 +118,7 @@ struct Producer {
     open: BTreeMap<u64, Open>,
 }
 
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 struct Open {
     total: u64,
     taken: Ranges,

@@ -7,7 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 /// The last message a task took before its position.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Witness {
     /// Where it stood.

@@ -357,8 +357,8 @@ async fn inputs_of_unequal_width_each_write_to_their_own_partitions() {
     let sql = "CREATE SOURCE words (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
         CREATE SOURCE more (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
         CREATE MATERIALIZED VIEW united AS SELECT id FROM words UNION ALL SELECT id FROM more;";
-    let more = "tailwater.channel.wide.more.1";
-    for (channel, partitions) in [("tailwater.channel.wide.words.1", 1), (more, 4)] {
+    let more = "tailwater.channel.wide.more.2";
+    for (channel, partitions) in [("tailwater.channel.wide.words.2", 1), (more, 4)] {
         let settings = TopicSettings { partitions, ..TopicSettings::default() };
         world.log.create(&topic(channel), &settings).await.unwrap();
     }
@@ -366,7 +366,7 @@ async fn inputs_of_unequal_width_each_write_to_their_own_partitions() {
     let request = ApplyRequest { pipeline: "wide".into(), files, replace: false, drop: false, dry_run: false };
     catalog::apply(world.log.as_ref(), &request).await.unwrap();
     let service = world.transformation();
-    let output = topic("tailwater.channel.wide.united.1");
+    let output = topic("tailwater.channel.wide.united.2");
     let waited = tokio::time::timeout(Duration::from_secs(20), async {
         while world.log.describe(&output).await.unwrap().is_none_or(|found| found.partitions < 4) {
             tokio::time::sleep(Duration::from_millis(10)).await;

@@ -17,7 +17,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build --release --workspace --bins", "the step `demo` builds the same profile; the rest is for measuring"),
     ("cargo build --workspace", "`cargo test --workspace` builds the same"),
     ("cargo build --workspace --bins --test faults", "the step before the faults builds the same"),
-    ("cargo test --workspace --test faults -- *", "the short set and the controls are steps of CI; the rest takes hours"),
+    (
+        "cargo test --workspace --test faults -- *",
+        "the short set and the controls are steps of CI; the rest takes hours",
+    ),
     ("cargo run --release -p benches -- *", "a measurement: minutes of a quiet machine, nothing to compare with"),
     ("docker compose *", "needs a container engine; the file is checked against its schema and our config loader"),
     ("mvn dependency:copy *", "downloads what `data/shop` was made from; the files are checked by `expected.py`"),

@@ -155,9 +155,10 @@ impl Setup {
             let there = (0..log.end()).filter(|&offset| log.at(offset).is_some());
             for offset in there {
                 actions.extend(may(Fault::Duplicate).then_some(Action::Duplicate { log: number, offset }));
-                actions.extend(may(Fault::LostMessage).then_some(Action::Lose { log: number, offset }));
+                let lose = may(Fault::LostMessage) && number == DATA;
+                actions.extend(lose.then_some(Action::Lose { log: number, offset }));
             }
-            let cut = may(Fault::Truncation) && log.end() > log.start && (self.rewritten.is_none() || number == DATA);
+            let cut = may(Fault::Truncation) && log.end() > log.start && number == DATA;
             actions.extend(cut.then_some(Action::Truncate { log: number }));
         }
         for (number, source) in world.sources.iter().enumerate() {

@@ -32,9 +32,9 @@ pub(crate) enum Fault {
     LostCheckpoint,
     /// Any message of a channel is delivered a second time, behind all others.
     Duplicate,
-    /// The broker loses any acknowledged message; its offset stays empty.
+    /// The broker loses any acknowledged message of hop 1's channel; its offset stays empty.
     LostMessage,
-    /// The broker loses the last acknowledged message; its offset is given to the next one.
+    /// The broker loses the last acknowledged message of hop 1's channel; its offset is given to the next one.
     Truncation,
     /// The user topic loses its oldest message to retention.
     Trim,

@@ -122,10 +122,10 @@ impl TwoSided {
     }
 
     /// Returns when no worker is free; they are again once the senders are dropped.
-    fn block_all_workers(&self) -> Vec<std::sync::mpsc::Sender<()>> {
+    fn block_all_workers(&self) -> Vec<std::sync::mpsc::SyncSender<()>> {
         let hold = |_| {
-            let (release, released) = std::sync::mpsc::channel::<()>();
-            let (begun, begins) = std::sync::mpsc::channel();
+            let (release, released) = std::sync::mpsc::sync_channel::<()>(1);
+            let (begun, begins) = std::sync::mpsc::sync_channel(1);
             let _inside = self.workers.enter();
             self.serving.spawn("busy", Fate::Detached, async move {
                 begun.send(()).unwrap();

@@ -289,15 +289,13 @@ async fn forward(request: Request<Incoming>, server: SocketAddr) -> Result<Respo
     };
     let mut exchange = std::pin::pin!(exchange);
     let mut connection = std::pin::pin!(connection);
-    loop {
-        tokio::select! {
-            biased;
-            answer = &mut exchange => return answer,
-            // The last bytes of an answer may be read after the connection itself has ended.
-            ended = &mut connection => {
-                ended.context("talk to the server")?;
-                return exchange.await;
-            }
+    tokio::select! {
+        biased;
+        answer = &mut exchange => answer,
+        // The last bytes of an answer may be read after the connection itself has ended.
+        ended = &mut connection => {
+            ended.context("talk to the server")?;
+            exchange.await
         }
     }
 }

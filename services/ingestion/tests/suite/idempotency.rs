@@ -219,7 +219,9 @@ async fn a_second_try_cut_at_other_rows_gives_each_row_once_in_every_format() {
     let csv = |ids: std::ops::Range<u64>| format!("id,note\n{}", ids.map(|id| format!("{id},x\n")).collect::<String>());
     let line = |ids: std::ops::Range<u64>| ids.map(|id| format!("{{\"id\":{id}}}\n")).collect::<String>();
     let world = World::new(NUMBERS).await;
-    let tries: [(&str, &str, u64, [(Bytes, std::ops::Range<u64>); 2]); 3] = [
+    /// A payload, and the rows of the request it holds.
+    type Part = (Bytes, std::ops::Range<u64>);
+    let tries: [(&str, &str, u64, [Part; 2]); 3] = [
         (NDJSON, "bytes", 9, [(line(0..2).into(), 0..2), (line(1..4).into(), 1..4)]),
         ("text/csv; header=present", "bytes", 4, [(csv(4..6).into(), 0..2), (csv(5..8).into(), 1..4)]),
         ("application/vnd.apache.arrow.stream", "rows", 1, [(arrow(8..10), 0..2), (arrow(9..12), 1..4)]),

@@ -189,7 +189,7 @@ impl Check<'_> {
             tables: Vec<Described>,
         }
         let answer = self.client.send(self.client.request(Method::GET, "/v1/tables")).await?;
-        let listed: Listed = answer.json().await.context("the list of tables").map_err(anyhow::Error::from)?;
+        let listed: Listed = answer.json().await.context("the list of tables")?;
         Ok(listed.tables.into_iter().filter(|table| table.pipeline == self.target.pipeline).collect())
     }
 

@@ -110,7 +110,7 @@ mod tests {
         for unsettled in [
             Account { lag: 1, ..settled.clone() },
             Account { in_flight: 1, ..settled.clone() },
-            Account { balanced: false, ..settled.clone() },
+            Account { balanced: false, ..settled },
         ] {
             assert!(missing_of(&unsettled).is_some_and(|text| text.contains("verify.events")));
         }

@@ -307,7 +307,8 @@ fn bad_rows_lost_doubled_altered_or_without_reason_are_found() {
 fn views_that_miss_double_alter_or_invent_rows_are_found() {
     let (_seed, mut random, history) = good("views");
     let index = random.below(history.derived.len() as u64) as usize;
-    let changes: [fn(&mut Vec<(Derived, i64, i64, i64)>, usize); 4] = [
+    type Change = fn(&mut Vec<(Derived, i64, i64, i64)>, usize);
+    let changes: [Change; 4] = [
         |derived, index| {
             derived.remove(index);
         },
