@@ -35,10 +35,11 @@ pub(crate) struct Workspace {
 }
 
 impl Workspace {
-    /// A folder with the pipelines and data of the repository.
+    /// A folder with the shop and the data of the repository: `up` applies whatever pipelines lie there.
     pub(crate) fn new() -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("tailwater-document-").tempdir()?;
-        for part in ["pipelines", "data"] {
+        fs::create_dir(folder.path().join("pipelines"))?;
+        for part in ["pipelines/shop", "data"] {
             copy(&repository(part), &folder.path().join(part))?;
         }
         // A progress bar is nothing a document shows.
