@@ -17,8 +17,8 @@ lint:
 test:
     cargo test --workspace
 
-# Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short (as in CI), long,
-# negative, list, report FILE. What came of a long run is in docs/reliability.md.
+# Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short, long,
+# negative, list, report FILE (a page made from a file of results). Not part of CI.
 faults *arguments:
     cargo build --workspace --bins --test faults
     cargo test --workspace --test faults -- {{arguments}}

@@ -77,7 +77,10 @@ impl Observer {
         let config = Config::load(options)?;
         let (edges, group) = runtime.block_on(async {
             let group = TaskGroup::new();
-            Ok::<_, anyhow::Error>((Edges::open(&config, "observer", &group).await?, group))
+            Ok::<_, anyhow::Error>((
+                Edges::open(&config, "observer", runtime::admin::Health::new(), &group).await?,
+                group,
+            ))
         })?;
         let (covered, followers, snapshots) = Default::default();
         Ok(Self { edges, covered, followers, snapshots, _group: group, runtime })

@@ -16,10 +16,13 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo install --path services/tailwater", "changes the user's home; the step `demo` builds the same program"),
     ("cargo build --release --workspace --bins", "the step `demo` builds the same profile; the rest is for measuring"),
     ("cargo build --workspace", "`cargo test --workspace` builds the same"),
-    ("cargo build --workspace --bins --test faults", "the step before the faults builds the same"),
+    (
+        "cargo build --workspace --bins --test faults",
+        "`cargo test --workspace` builds the programs; the campaign is for people who start it",
+    ),
     (
         "cargo test --workspace --test faults -- *",
-        "the short set and the controls are steps of CI; the rest takes hours",
+        "a campaign of many minutes to hours that has not been seen green on a busy machine",
     ),
     ("cargo run --release -p benches -- *", "a measurement: minutes of a quiet machine, nothing to compare with"),
     ("docker compose *", "needs a container engine; the file is checked against its schema and our config loader"),
