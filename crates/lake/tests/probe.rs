@@ -4,7 +4,7 @@ use std::{
     fmt,
     sync::{
         Arc,
-        atomic::{AtomicU32, Ordering},
+        atomic::{AtomicI64, AtomicU32, Ordering},
     },
 };
 
@@ -19,11 +19,13 @@ use object_store::{
 
 use crate::{
     faults::{Chances, FaultStore},
-    support::lake_over,
+    support::{lake_over, now_ms},
 };
 
+/// What is there beside the note that the probe was passed.
 async fn left_behind(store: &dyn ObjectStore) -> usize {
-    store.list(None).try_collect::<Vec<_>>().await.unwrap().len()
+    let objects: Vec<_> = store.list(None).try_collect().await.unwrap();
+    objects.iter().filter(|object| object.location != Path::from("_tailwater/probe/passed")).count()
 }
 
 #[tokio::test]
@@ -31,6 +33,35 @@ async fn a_good_store_passes_and_is_left_clean() {
     let lake = Lake::memory();
     lake.probe().await.unwrap();
     assert_eq!(left_behind(lake.store().as_ref()).await, 0);
+}
+
+#[tokio::test]
+async fn a_store_that_passed_within_a_day_is_raced_for_a_few_keys_only() {
+    let now = Arc::new(AtomicI64::new(1_000_000));
+    let store = Odd::new(Oddity::None);
+    let clock = Arc::clone(&now);
+    let lake = lake_over(Arc::clone(&store) as Arc<dyn ObjectStore>);
+    let lake = lake.with_clock(Arc::new(move || clock.load(Ordering::Relaxed)));
+    let mut creations = Vec::new();
+    let hour = 60 * 60 * 1000;
+    for passed_at in [0, hour, 25 * hour, 24 * hour] {
+        now.store(1_000_000 + passed_at, Ordering::Relaxed);
+        lake.probe().await.unwrap();
+        creations.push(store.creations.swap(0, Ordering::Relaxed));
+    }
+    let (full, few) = (creations[0], creations[1]);
+    assert!(few * 10 < full, "{creations:?}");
+    // A day later it counts no more, and neither does a note from the future.
+    assert_eq!(creations, [full, few, full, full]);
+}
+
+#[tokio::test]
+async fn a_store_that_turned_weak_since_it_passed_is_refused_where_it_shows_at_once() {
+    let store = Odd::new(Oddity::SecondWinner { every: 1 });
+    let now = now_ms().to_string();
+    store.inner.put(&Path::from("_tailwater/probe/passed"), now.into()).await.unwrap();
+    let error = lake_over(Arc::clone(&store) as Arc<dyn ObjectStore>).probe().await.unwrap_err();
+    assert!(matches!(error, LakeError::UnsafeStore { .. }), "{error}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,6 +140,7 @@ async fn an_unreachable_endpoint_is_told_in_bounded_time() {
 
 #[derive(Clone, Copy, Debug)]
 enum Oddity {
+    None,
     SecondWinner { every: u32 },
     IgnoresCreate,
     IgnoresMatch,
@@ -123,11 +155,12 @@ struct Odd {
     inner: InMemory,
     oddity: Oddity,
     refused: AtomicU32,
+    creations: AtomicU32,
 }
 
 impl Odd {
     fn new(oddity: Oddity) -> Arc<Self> {
-        Arc::new(Self { inner: InMemory::new(), oddity, refused: AtomicU32::new(0) })
+        Arc::new(Self { inner: InMemory::new(), oddity, refused: AtomicU32::new(0), creations: AtomicU32::new(0) })
     }
 }
 
@@ -141,6 +174,9 @@ impl fmt::Display for Odd {
 impl ObjectStore for Odd {
     async fn put_opts(&self, location: &Path, payload: PutPayload, options: PutOptions) -> Result<PutResult> {
         let path = location.to_string();
+        if options.mode == PutMode::Create {
+            self.creations.fetch_add(1, Ordering::Relaxed);
+        }
         match (self.oddity, &options.mode) {
             (Oddity::NoBucket, _) => Err(Error::NotFound { path, source: "NoSuchBucket".into() }),
             (Oddity::WrongKeys, _) => Err(Error::PermissionDenied { path, source: "InvalidAccessKeyId".into() }),
