@@ -93,7 +93,7 @@ fn a_project_made_by_init_runs_and_survives_kill_and_restart() -> Result<()> {
     assert!(text(&status).contains("the ledger balances"), "{}", text(&status));
     let rows = up.tailwater(&["tail", "shop.orders", "--from", "start", "--limit", "3"])?;
     assert_eq!(String::from_utf8_lossy(&rows.stdout).lines().count(), 3, "{}", text(&rows));
-    let health = up.tailwater(&["health"])?;
+    let health = up.tailwater(&["health", "--wait", "60s"])?;
     assert!(health.status.success(), "{}", text(&health));
     up.process.terminate()?;
     let ended = up.process.wait(Duration::from_secs(20))?;

@@ -178,8 +178,14 @@ pub(crate) enum Command {
         print_config: bool,
     },
     /// Ask a running process whether it is ready; exits 75 if not (for container health checks)
-    #[command(after_help = "Examples:\n  tailwater health\n  tailwater --url http://127.0.0.1:8083 health")]
-    Health,
+    #[command(
+        after_help = "Examples:\n  tailwater health\n  tailwater health --wait 60s      # for scripts: go on once it is ready\n  tailwater --url http://127.0.0.1:8083 health"
+    )]
+    Health {
+        /// Ask again until it is ready, for so long at most [default: ask once]
+        #[arg(long, value_name = "TIME")]
+        wait: Option<Duration>,
+    },
     /// Prove on your own cluster that no row is lost or doubled
     #[command(
         after_help = "Examples:\n  tailwater verify produce --ledger run.ledger --over http --for 60s\n  tailwater verify check --ledger run.ledger\n  tailwater verify watch --for 60s\n\nKill and restart services while it produces; the check accounts for every row."

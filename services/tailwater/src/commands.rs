@@ -88,7 +88,7 @@ async fn run_connected(global: Global, command: Command) -> Result<(), Failure> 
         Command::Status { output } => status::run(&global, &config, output).await,
         Command::Tail { name, from, limit } => tail::run(&global, &config, &name, &from, limit).await,
         Command::Verify { step } => verify::run(&global, &config, step).await,
-        Command::Health => health::run(&global, &config).await,
+        Command::Health { wait } => health::run(&global, &config, wait).await,
         Command::Completion { .. } | Command::Init { .. } | Command::Check { .. } => Ok(()),
     }
 }

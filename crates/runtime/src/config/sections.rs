@@ -132,8 +132,8 @@ settings! {
         pub flush_bytes: ByteSize = ByteSize::mebibytes(64),
         /// … or this many rows. 5000000 bounds a file of very narrow rows.
         pub flush_rows: u64 = 5_000_000,
-        /// … or when the oldest buffered row is this old. "1s" makes tables fresh to other engines; queries through
-        /// Tailwater see rows before that. Longer means fewer, larger files.
+        /// … or when the oldest buffered row is this old. "1s" makes tables fresh for every reader; longer means
+        /// fewer, larger files.
         pub flush_age: Duration = Duration::secs(1),
         /// Bytes buffered over all tables. Over it, the largest table is committed early. "1GiB" is sixteen full files.
         pub memory: ByteSize = ByteSize::gibibytes(1),
@@ -143,13 +143,13 @@ settings! {
 }
 
 settings! {
-    /// Analysis: answers SQL over tables and the tails of their channels.
+    /// Analysis: answers SQL over tables, and follows the rows of channels.
     pub struct AnalysisConfig["analysis"] {
         /// Where SQL may be posted, and health and metrics. This machine only, because there is no login yet.
         pub listen: String = String::from("127.0.0.1:8084"),
         /// Bytes one query may use. "512MiB", so that one query cannot take all of `memory`.
         pub query_memory: ByteSize = ByteSize::mebibytes(512),
-        /// Bytes all queries and cached tails may use together. "1GiB" fits a small machine.
+        /// Bytes all queries may use together. "1GiB" fits a small machine.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// How long a query may run. "60s" is longer than any client waits by default.
         pub timeout: Duration = Duration::secs(60),

@@ -1,7 +1,9 @@
 //! `tailwater health`: whether a running process is ready, as an exit code.
 
+use std::time::{Duration, Instant};
+
 use reqwest::Method;
-use runtime::config::Config;
+use runtime::{config::Config, units};
 
 use crate::{
     arguments::Global,
@@ -10,13 +12,28 @@ use crate::{
     output,
 };
 
-pub(crate) async fn run(global: &Global, config: &Config) -> Result<(), Failure> {
+/// Between two questions while it is waited for.
+const ASK_EVERY: Duration = Duration::from_millis(250);
+
+pub(crate) async fn run(global: &Global, config: &Config, wait: Option<units::Duration>) -> Result<(), Failure> {
     let client = Client::new(global.url.as_deref(), config, Door::Analysis);
-    let answer = client
-        .send(client.request(Method::GET, "/readyz?verbose"))
-        .await
-        .map_err(|failure| Failure::unavailable(failure.error))?;
-    let text = answer.text().await.map_err(anyhow::Error::from)?;
-    output::line(text.trim_end());
-    Ok(())
+    let deadline = wait.map(|wait| Instant::now() + wait.get());
+    loop {
+        match ask(&client).await {
+            Err(_) if deadline.is_some_and(|deadline| Instant::now() < deadline) => {
+                tokio::time::sleep(ASK_EVERY).await;
+            }
+            Err(failure) => return Err(Failure::unavailable(failure.error)),
+            Ok(checks) => {
+                output::line(checks.trim_end());
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Every check of a process that is ready.
+async fn ask(client: &Client) -> Result<String, Failure> {
+    let answer = client.send(client.request(Method::GET, "/readyz?verbose")).await?;
+    Ok(answer.text().await.map_err(anyhow::Error::from)?)
 }

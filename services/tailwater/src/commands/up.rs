@@ -95,11 +95,17 @@ async fn apply_folder(running: &Running, folder: &Path) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Applies a pipeline in this process.
+/// Applies a pipeline in this process, and waits until its services know it.
 pub(crate) async fn apply_request(running: &Running, request: &ApplyRequest) -> anyhow::Result<()> {
     let answer = catalog::apply(running.edges.log.as_ref(), request).await?;
     if answer.changed {
         output::note(answer.plan.trim_end());
+    }
+    // Whoever is told that it is there may use it at once.
+    let mut catalog = running.edges.catalog.clone();
+    tokio::select! {
+        _ = catalog.wait_for(|view| view.catalog.version() >= answer.version) => {}
+        () = running.stopped() => {}
     }
     Ok(())
 }
