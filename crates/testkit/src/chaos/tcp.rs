@@ -42,9 +42,9 @@ pub struct TcpCounts {
     pub refused: u64,
     /// Connections reset by [`TcpProxy::cut`].
     pub cut: u64,
-    /// Bytes delivered to the server.
+    /// Bytes handed to the server, or on their way there.
     pub bytes_to_server: u64,
-    /// Bytes delivered to clients.
+    /// Bytes handed to clients, or on their way there.
     pub bytes_to_client: u64,
 }
 
@@ -265,10 +265,14 @@ async fn deliver(
     while let Some((due, chunk)) = queued.recv().await {
         sleep_until(due).await;
         let audible = orders.wait_for(|link| !silent(link)).await.is_ok();
-        if !audible || to.write_all(&chunk).await.is_err() {
+        if !audible {
             return;
         }
+        // Before they are there: whoever has received them finds them counted.
         count(delivered, chunk.len() as u64);
+        if to.write_all(&chunk).await.is_err() {
+            return;
+        }
     }
     // The end of a stream is silent too.
     if orders.wait_for(|link| !silent(link)).await.is_ok() {
