@@ -11,6 +11,7 @@ use testkit::seed::Random;
 use crate::{
     field::Field,
     inject::{Act, Fault, RECOVERY_LIMIT, Run},
+    instance::START_LIMIT,
     judge::{self, Load, SETTLE_WITHIN, Strangers, Verdict},
     options::Options,
     results::Record,
@@ -45,7 +46,7 @@ pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &s
         for (lane, random) in lanes_with_chance {
             records.push(do_lane(field, lane, random));
             field.heal()?;
-            field.start_missing()?;
+            field.start_missing(START_LIMIT)?;
         }
         records
     };
@@ -105,7 +106,7 @@ fn do_lane(field: &Field, lane: &Lane<'_>, mut random: Random) -> Record {
 /// Ends all faults and the load, waits until everything is in the tables and everybody ready, and judges.
 pub(crate) fn settle(field: &Field, load: Load, strangers: Strangers) -> Result<Verdict> {
     field.heal()?;
-    field.start_missing()?;
+    field.start_missing(START_LIMIT)?;
     load.stop()?;
     let since = Instant::now();
     for service in Service::HOPS {

@@ -20,6 +20,8 @@ use crate::{
 };
 
 const FLOW_LIMIT: Duration = Duration::from_secs(90);
+/// Somebody may never be ready again here; who can be is by then.
+const READY_LIMIT: Duration = Duration::from_secs(15);
 
 /// What is switched off, what is then done, and what must come of it.
 struct Control {
@@ -124,7 +126,7 @@ fn attempt(options: &Options, control: &Control, name: &str, seed: u64) -> Resul
         println!("  {error:#}");
     }
     field.heal()?;
-    field.start_missing().or_else(|error| {
+    field.start_missing(READY_LIMIT).or_else(|error| {
         println!("  {error:#}");
         Ok::<_, anyhow::Error>(())
     })?;

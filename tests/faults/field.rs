@@ -92,12 +92,12 @@ impl Field {
         let (kafka, store, folder) = (Mutex::new(kafka), Mutex::new(store), Mutex::new(Some(folder)));
         let (extras, always, ledgers) = (Mutex::default(), always.clone(), Mutex::default());
         let field = Self { instances, extras, always, ledgers, observer, kafka, s3, store, folder, path };
-        field.start_missing()?;
+        field.start_missing(START_LIMIT)?;
         Ok(Some(field))
     }
 
     /// Starts the instances that do not run, and waits until all are ready.
-    pub(crate) fn start_missing(&self) -> Result<()> {
+    pub(crate) fn start_missing(&self, limit: Duration) -> Result<()> {
         for instance in self.instances.values() {
             let mut instance = held(instance);
             if !instance.is_running() {
@@ -105,7 +105,7 @@ impl Field {
                 instance.start(&Start::default())?;
             }
         }
-        self.wait_until_ready(START_LIMIT)
+        self.wait_until_ready(limit)
     }
 
     /// Waits until every instance says it is ready.

@@ -130,7 +130,8 @@ fn sums(records: &[(Record, Value)], kind: &str) -> BTreeMap<String, Sum> {
         sum.seeds.insert(record.seed);
         sum.date = value["date"].as_str().unwrap_or_default().chars().take(10).collect();
         sum.commits.insert(value["commit"].as_str().unwrap_or_default().to_owned());
-        sum.command = format!("just faults long --only {} --seed {}", record.fault, record.seed);
+        // A campaign gives its first block the seed after its own.
+        sum.command = format!("just faults long --only {} --seed {}", record.fault, record.seed.saturating_sub(1));
     }
     sums
 }

@@ -22,6 +22,7 @@ use crate::{
     inject::RECOVERY_LIMIT,
     instance::{START_LIMIT, Start},
     judge::{Load, Over, PIPELINE, SOURCE, Strangers, Verdict},
+    observer::Marks,
     options::Options,
     service::Service,
 };
@@ -102,25 +103,34 @@ pub(crate) fn partitions_added(task: &Task<'_>) -> Result<Outcome> {
     })
 }
 
-/// The topic is deleted and created again under the same name, and rows are sent to the new one.
+/// The topic is deleted and created again under the same name while ingestion is down, and the new one is longer than
+/// what was read of the old one: no position tells that it is another.
 pub(crate) fn topic_recreated(task: &Task<'_>) -> Result<Outcome> {
     let Some((field, load)) = field_under_load(task)? else { return Ok(Outcome::skipped("peers are missing")) };
     keeping(&field, || {
         let mut verdict = block::settle(&field, load, Strangers::Wrong)?;
         let before = field.observer.rows(PIPELINE, SOURCE)?;
+        let read = field.observer.ends(Service::Ingestion)?;
+        for name in Service::Ingestion.instances() {
+            field.instance(&name)?.kill()?;
+        }
         let topic = topic(&field)?;
         field.kafka().delete_topic(&topic)?;
         field.kafka().create_topic(&topic, PARTITIONS)?;
-        let recreated = Instant::now();
         let load = Load::start(&field, "after", Over::Topic, task.options.rate, task.seed + 1)?;
-        let word = wait_for_word(&field, &["recreate"]);
+        wait_until_longer(&field, &read)?;
         load.stop().ok();
+        let started = Instant::now();
+        for name in Service::Ingestion.instances() {
+            field.instance(&name)?.start(&Start::default())?;
+        }
+        let word = wait_for_word(&field, &["recreate"], Some(before));
         let after = field.observer.rows(PIPELINE, SOURCE)?;
         let mut problems = Vec::new();
         let recovery = match word {
             Ok(word) => {
                 println!("  it says: {word}");
-                Some(recreated.elapsed())
+                Some(started.elapsed())
             }
             Err(error) => {
                 problems.push(format!("no clear error: {error:#}"));
@@ -134,6 +144,21 @@ pub(crate) fn topic_recreated(task: &Task<'_>) -> Result<Outcome> {
         }
         Ok(Outcome { verdict, recovery, problems, skipped: None })
     })
+}
+
+/// Waits until every partition of the load's topic holds more than it did.
+fn wait_until_longer(field: &Field, before: &Marks) -> Result<()> {
+    let started = Instant::now();
+    loop {
+        // The topic may not be there yet.
+        let ends = field.observer.ends(Service::Ingestion).unwrap_or_default();
+        let is_longer = |(place, end): (&_, &u64)| ends.get(place).is_some_and(|now| now > end);
+        if before.iter().all(is_longer) {
+            return Ok(());
+        }
+        ensure!(started.elapsed() < FLOW_LIMIT, "the new topic did not grow beyond the old one: {ends:?}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 /// Rows that ingestion has not read are deleted.
@@ -155,7 +180,7 @@ pub(crate) fn overtaken(task: &Task<'_>) -> Result<Outcome> {
         for name in Service::Ingestion.instances() {
             field.instance(&name)?.start(&Start::default())?;
         }
-        let word = wait_for_word(&field, &["retention", &end.to_string(), "checkpoint"]);
+        let word = wait_for_word(&field, &["retention", &end.to_string(), "checkpoint"], None);
         let (recovery, problems) = match word {
             Ok(word) => {
                 println!("  it says: {word}");
@@ -167,8 +192,9 @@ pub(crate) fn overtaken(task: &Task<'_>) -> Result<Outcome> {
     })
 }
 
-/// Waits until an instance of ingestion is not ready for a reason that has all of these words.
-fn wait_for_word(field: &Field, words: &[&str]) -> Result<String> {
+/// Waits until an instance of ingestion is not ready for a reason that has all of these words. Where the table may have
+/// so many rows only, others end it as well.
+fn wait_for_word(field: &Field, words: &[&str], rows: Option<u64>) -> Result<String> {
     let started = Instant::now();
     loop {
         let mut said = Vec::new();
@@ -180,6 +206,9 @@ fn wait_for_word(field: &Field, words: &[&str]) -> Result<String> {
         }
         if let Some(line) = said.iter().find(|line| words.iter().all(|word| line.contains(word))) {
             return Ok(line.clone());
+        }
+        if let (Some(expected), Ok(found)) = (rows, field.observer.rows(PIPELINE, SOURCE)) {
+            ensure!(found == expected, "it went on in silence: the table had {expected} rows and has {found}");
         }
         if started.elapsed() > WORD_LIMIT {
             bail!("expected words {words:?} in what ingestion says after {WORD_LIMIT:?}, found {said:?}");

@@ -265,6 +265,18 @@ fn a_lost_reply_has_its_effect() {
 }
 
 #[test]
+fn only_the_reply_of_what_the_server_has_carried_out_is_lost() {
+    let (_objects, proxy) = proxied();
+    assert_eq!(ask(&proxy, "PUT", "/lake/a", "one").expect("an answer").0, 200);
+    let lost = Action::LoseReply { hold: Duration::ZERO, seen: Loss::Error };
+    let rule = proxy.add(Rule::new(lost).method(Method::PUT).times(1));
+    assert_eq!(ask(&proxy, "PUT", "/lake/a", "two").expect("an answer").0, 412, "a refusal has no effect to hide");
+    assert_eq!(proxy.taken(rule), 0);
+    assert_eq!(ask(&proxy, "PUT", "/lake/b", "one").expect("an answer").0, 500);
+    assert_eq!((ask(&proxy, "PUT", "/lake/c", "one").expect("an answer").0, proxy.taken(rule)), (200, 1));
+}
+
+#[test]
 fn a_torn_answer_ends_in_the_middle_a_delayed_one_is_late_and_a_hanging_one_never_comes() {
     let (_objects, proxy) = proxied();
     assert_eq!(ask(&proxy, "PUT", "/lake/a", "0123456789").expect("an answer").0, 200);

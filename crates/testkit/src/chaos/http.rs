@@ -30,7 +30,8 @@ use crate::seed::Random;
 pub enum Action {
     /// Answered here, with no effect on the server: `503 SlowDown`, `409 ConditionalRequestConflict`, …
     Answer(u16, &'static str),
-    /// The server carries it out; after a while, in which others may act, the reply is lost.
+    /// The server carries it out; after a while, in which others may act, the reply is lost. What the server refuses has
+    /// no effect: that answer gets through, and does not count as taken.
     LoseReply {
         /// How long the reply is held before it is lost.
         hold: Duration,
@@ -133,6 +134,8 @@ struct Active {
     on: bool,
     skipped: u64,
     taken: u64,
+    /// With the server, which has not said yet whether it carries them out.
+    asked: u64,
 }
 
 impl HttpProxy {
@@ -161,7 +164,7 @@ impl HttpProxy {
         let mut state = self.shared.state();
         state.next += 1;
         let id = RuleId(state.next);
-        state.rules.push(Active { id, rule, on: true, skipped: 0, taken: 0 });
+        state.rules.push(Active { id, rule, on: true, skipped: 0, taken: 0, asked: 0 });
         id
     }
 
@@ -188,13 +191,13 @@ impl Shared {
 }
 
 impl State {
-    /// What happens to this request; `None`: it is passed on.
-    fn judge(&mut self, method: &Method, path: &str) -> Option<Action> {
+    /// What happens to this request, by which rule; `None`: it is passed on.
+    fn judge(&mut self, method: &Method, path: &str) -> Option<(RuleId, Action)> {
         self.requests += 1;
         for active in &mut self.rules {
             let rule = &active.rule;
             let matching = active.on
-                && active.taken < rule.times
+                && active.taken + active.asked < rule.times
                 && rule.method.as_ref().is_none_or(|wanted| wanted == method)
                 && matches(&rule.path, path);
             if !matching {
@@ -203,11 +206,22 @@ impl State {
             if active.skipped < rule.skip {
                 active.skipped += 1;
             } else if self.random.chance(rule.percent) {
-                active.taken += 1;
-                return Some(rule.action);
+                match rule.action {
+                    Action::LoseReply { .. } => active.asked += 1,
+                    _ => active.taken += 1,
+                }
+                return Some((active.id, rule.action));
             }
         }
         None
+    }
+
+    /// The server has answered a request whose reply is to be lost.
+    fn answered(&mut self, id: RuleId, carried_out: bool) {
+        if let Some(active) = self.rules.iter_mut().find(|active| active.id == id) {
+            active.asked -= 1;
+            active.taken += u64::from(carried_out);
+        }
     }
 }
 
@@ -246,29 +260,36 @@ async fn serve(stream: TcpStream, shared: Arc<Shared>) {
 }
 
 async fn handle(request: Request<Incoming>, shared: Arc<Shared>) -> Result<Response<Answer>> {
-    let action = shared.state().judge(request.method(), request.uri().path());
+    let judged = shared.state().judge(request.method(), request.uri().path());
+    let Some((rule, action)) = judged else {
+        return Ok(forward(request, shared.server).await?.map(Answer::whole));
+    };
     match action {
-        None => Ok(forward(request, shared.server).await?.map(Answer::whole)),
-        Some(Action::Answer(status, code)) => {
+        Action::Answer(status, code) => {
             // Read first: an answer into the middle of a request is a fault of another kind.
             request.into_body().collect().await.context("read a request")?;
             error_answer(status, code)
         }
-        Some(Action::LoseReply { hold, seen }) => {
-            forward(request, shared.server).await?;
+        Action::LoseReply { hold, seen } => {
+            let answer = forward(request, shared.server).await;
+            let carried_out = answer.as_ref().is_ok_and(|answer| answer.status().is_success());
+            shared.state().answered(rule, carried_out);
+            if !carried_out {
+                return Ok(answer?.map(Answer::whole));
+            }
             tokio::time::sleep(hold).await;
             match seen {
                 Loss::Disconnect => Err(anyhow!("the reply is lost")),
                 Loss::Error => error_answer(500, "InternalError"),
             }
         }
-        Some(Action::Tear) => Ok(forward(request, shared.server).await?.map(Answer::torn)),
-        Some(Action::Delay(by)) => {
+        Action::Tear => Ok(forward(request, shared.server).await?.map(Answer::torn)),
+        Action::Delay(by) => {
             let answer = forward(request, shared.server).await?;
             tokio::time::sleep(by).await;
             Ok(answer.map(Answer::whole))
         }
-        Some(Action::Hang) => {
+        Action::Hang => {
             request.into_body().collect().await.context("read a request")?;
             std::future::pending().await
         }
