@@ -14,6 +14,7 @@ use object_store::{
     path::Path,
     prefix::PrefixStore,
 };
+use tokio::sync::Semaphore;
 use url::Url;
 
 use crate::{
@@ -54,6 +55,9 @@ pub struct Lake {
     store: Arc<dyn ObjectStore>,
     root: Url,
     pub(crate) ambient: Ambient,
+    /// Log checkpoints are written one at a time: each holds a blocking thread while it asks the store, and a store
+    /// that is a folder needs another one to answer.
+    pub(crate) checkpointing: Arc<Semaphore>,
 }
 
 impl fmt::Debug for Lake {
@@ -99,7 +103,7 @@ impl Lake {
         } else {
             Arc::new(PrefixStore::new(Arc::clone(&bucket), prefix))
         };
-        Self { bucket, store, root, ambient: Ambient::default() }
+        Self { bucket, store, root, ambient: Ambient::default(), checkpointing: Arc::new(Semaphore::new(1)) }
     }
 
     /// Takes the wall time from `clock` from now on.

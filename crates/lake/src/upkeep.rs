@@ -57,8 +57,11 @@ impl CheckpointJob {
 
     async fn write(self) -> Result<(), LakeError> {
         let (folder, version) = (Arc::clone(&self.folder), self.version);
+        let turn = Arc::clone(&self.lake.checkpointing).acquire_owned().await;
         let runtime = Handle::current();
         let work = tokio::task::spawn_blocking(move || {
+            // Kept to the end of the work, which goes on when nobody waits for it any more.
+            let _turn = turn;
             runtime.block_on(async {
                 let mut table = DeltaTable::new(self.lake.log_store(&self.folder));
                 table.load_version(self.version).await?;

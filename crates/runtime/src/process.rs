@@ -22,6 +22,9 @@ use crate::{
 /// How long a drain may take before stragglers are named and left.
 pub const DRAIN_WITHIN: Duration = Duration::from_secs(10);
 
+/// Beside two for each processor, threads for what blocks: files, and questions to brokers, some seconds each.
+const BLOCKING_THREADS: usize = 4;
+
 /// A service as its process sees it.
 pub struct Service<Run> {
     /// Its name, in logs, metrics and client ids.
@@ -118,8 +121,23 @@ where
     run_to_end(serve(config))
 }
 
+/// The threads of a process: one worker for each processor, and a few for what blocks.
+///
+/// Work moves between them all, and each keeps memory of its own: with the hundred threads that a runtime would start
+/// by itself a backlog cost ingestion three times the memory, and time (`benches/README.md`).
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .max_blocking_threads(2 * processors + BLOCKING_THREADS)
+        .build()
+}
+
 fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+    let runtime = match threads() {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("error: {error}");

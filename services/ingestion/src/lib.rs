@@ -35,15 +35,21 @@ use crate::{http::Door, memory::Memory, stage::IngestionStage};
 /// The consumer group whose members share the partitions of user topics.
 pub const GROUP: &str = "tailwater-ingestion";
 
+/// What a process takes that has nothing to do, and a few partitions read ahead.
+const PROGRAM_BYTES: usize = 64 << 20;
+
 /// The HTTP interface beside health and metrics.
 pub fn router(config: &Config, edges: &Edges) -> Router {
     let door = Door::new(Arc::clone(&edges.log), edges.catalog.clone(), &config.ingestion, memory_of(config, edges));
     http::router(Arc::new(door))
 }
 
-/// One budget for requests and tasks of a process.
+/// One budget for requests and tasks of a process: what is left of its memory beside what it has in flight and the
+/// program itself.
 fn memory_of(config: &Config, edges: &Edges) -> Memory {
-    edges.shared.get_or_make(|| Memory::new(config.ingestion.memory.as_usize()))
+    let all = config.ingestion.memory.as_usize();
+    let beside = PROGRAM_BYTES + config.log.max_inflight_bytes.as_usize();
+    edges.shared.get_or_make(|| Memory::new(all.saturating_sub(beside).max(all / 2)))
 }
 
 /// Decodes user topics until asked to stop.

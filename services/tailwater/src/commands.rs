@@ -94,7 +94,7 @@ async fn run_connected(global: Global, command: Command) -> Result<(), Failure> 
 }
 
 fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let runtime = runtime::process::threads()?;
     runtime.block_on(command)
 }
 

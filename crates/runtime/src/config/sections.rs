@@ -104,8 +104,9 @@ settings! {
         /// Bytes of one HTTP body after decompression. Four times the body: ordinary events compress that well,
         /// and a bomb far better.
         pub max_decompressed_bytes: ByteSize = ByteSize::mebibytes(256),
-        /// Bytes of rows and bodies held at any time. Over it, input waits. "256MiB" fits a small container.
-        pub memory: ByteSize = ByteSize::mebibytes(256),
+        /// Bytes of the process: rows and bodies held, rows in flight to the log, and 64 MiB for the program itself. Over
+        /// it, input waits. "512MiB" fits a small container. What is fetched ahead of each partition comes on top.
+        pub memory: ByteSize = ByteSize::mebibytes(512),
         /// How often a task writes down how far it is. "10s" is at most that much work done again after a crash.
         pub checkpoint_every: Duration = Duration::secs(10),
     }

@@ -6,13 +6,14 @@
 //!
 //! arrow-json is lenient about commas between members; what it takes is taken here, in a run as alone.
 
-use std::{io::BufRead, ops::Range, sync::Arc};
+use std::{ops::Range, sync::Arc};
 
 use arrow::{
     datatypes::{FieldRef, Schema},
     error::ArrowError,
     json::{ReaderBuilder, reader::Decoder as TapeDecoder},
 };
+use memchr::memchr;
 use serde::de::IgnoredAny;
 use topics::Message;
 
@@ -377,9 +378,9 @@ fn feed_whole_row(decoder: &mut TapeDecoder, row: &[u8]) -> Result<(), ArrowErro
     Ok(())
 }
 
-/// The length of the first line, with its line break. The standard library's search is the platform's `memchr`.
-fn line_length(mut bytes: &[u8]) -> usize {
-    bytes.skip_until(b'\n').unwrap_or(bytes.len())
+/// The length of the first line, with its line break.
+fn line_length(bytes: &[u8]) -> usize {
+    memchr(b'\n', bytes).map_or(bytes.len(), |line_break| line_break + 1)
 }
 
 /// Where the value that is open at `line_end` ends, if strict JSON says that it ends at all.

@@ -4,9 +4,8 @@
 //! nothing where there are few fractions; only rows with such a number are parsed again and judged by their columns.
 //! Deliberately absent: numbers in quotes, which arrow-json reads as they stand.
 
-use std::io::BufRead as _;
-
 use arrow::datatypes::{DataType, Field, SchemaRef};
+use memchr::memchr2_iter;
 use serde_json::Value;
 
 use super::{Fault, Verdict};
@@ -48,8 +47,10 @@ impl WholeNumbers {
         if self.names.is_empty() && !self.in_lists {
             return false;
         }
-        places(bytes, b'.').any(|point| is_fraction(bytes, point) && self.concerns(bytes, point))
-            || places(bytes, b'-').any(|sign| is_exponent(bytes, sign) && self.concerns(bytes, sign))
+        memchr2_iter(b'.', b'-', bytes).any(|place| {
+            let may_lose = if bytes[place] == b'.' { is_fraction(bytes, place) } else { is_exponent(bytes, place) };
+            may_lose && self.concerns(bytes, place)
+        })
     }
 
     /// Whether the number around `place` stands where a whole one is declared.
@@ -107,25 +108,15 @@ fn fraction_in(value: &Value, data_type: &DataType) -> Option<f64> {
     }
 }
 
-/// Where `wanted` stands. The standard library's search is the platform's `memchr`.
-fn places(bytes: &[u8], wanted: u8) -> impl Iterator<Item = usize> + '_ {
-    let mut rest = bytes;
-    std::iter::from_fn(move || {
-        rest.skip_until(wanted).ok().filter(|&skipped| skipped > 0)?;
-        let place = bytes.len() - rest.len() - 1;
-        (bytes[place] == wanted).then_some(place)
-    })
-}
-
 /// Whether a number has more than zeros after its point, or an exponent, or too many digits to be held exactly.
 fn is_fraction(bytes: &[u8], point: usize) -> bool {
     let digit = |byte: &&u8| byte.is_ascii_digit();
     let whole = bytes[..point].iter().rev().take_while(digit).count();
-    let after = &bytes[point + 1..];
-    let decimals = after.iter().take_while(digit).count();
     if whole == 0 {
         return false;
     }
+    let after = &bytes[point + 1..];
+    let decimals = after.iter().take_while(digit).count();
     let exponent = matches!(after.get(decimals), Some(b'e' | b'E'));
     exponent || whole > EXACT_DIGITS || after[..decimals].iter().any(|&byte| byte != b'0')
 }
