@@ -31,6 +31,8 @@ pub(crate) struct FlushPolicy {
     pub(crate) age: Duration,
     /// How long progress without rows may go uncommitted: it only costs reading again.
     pub(crate) idle_age: Duration,
+    /// … where nothing more comes for so long, it is committed before that: the ledger then shows nothing on its way.
+    pub(crate) quiet_age: Duration,
 }
 
 /// Encoded bytes held by all tables of the process; over the limit, each table flushes what it has.
@@ -70,12 +72,15 @@ pub(crate) struct Level {
     pub(crate) rows_since: Option<Instant>,
     /// When the first uncommitted message came, rows or not.
     pub(crate) moved_since: Option<Instant>,
+    /// When the last one came.
+    pub(crate) moved_last: Option<Instant>,
 }
 
 impl Level {
     /// A message was accepted.
     pub(crate) fn note(&mut self, rows: usize, now: Instant) {
         self.moved_since.get_or_insert(now);
+        self.moved_last = Some(now);
         if rows > 0 {
             self.rows_since.get_or_insert(now);
         }
@@ -92,7 +97,10 @@ impl FlushPolicy {
     pub(crate) fn due(&self, level: &Level) -> Option<Instant> {
         match (level.rows_since, level.moved_since) {
             (Some(since), _) => Some(since + self.age),
-            (None, Some(since)) => Some(since + self.idle_age),
+            (None, Some(since)) => {
+                let quiet = level.moved_last.unwrap_or(since) + self.quiet_age;
+                Some(quiet.min(since + self.idle_age))
+            }
             (None, None) => None,
         }
     }
@@ -133,8 +141,13 @@ pub(crate) fn table_rows(
 mod tests {
     use super::*;
 
-    const POLICY: FlushPolicy =
-        FlushPolicy { bytes: 100, rows: 10, age: Duration::from_secs(1), idle_age: Duration::from_secs(60) };
+    const POLICY: FlushPolicy = FlushPolicy {
+        bytes: 100,
+        rows: 10,
+        age: Duration::from_secs(1),
+        idle_age: Duration::from_secs(60),
+        quiet_age: Duration::from_secs(15),
+    };
 
     #[test]
     fn a_flush_is_due_by_bytes_rows_and_age() {
@@ -142,7 +155,13 @@ mod tests {
         let mut level = Level::default();
         assert_eq!(POLICY.due(&level), None, "nothing held, nothing due");
         level.note(0, now);
-        assert_eq!(POLICY.due(&level), Some(now + Duration::from_secs(60)), "progress without rows is not urgent");
+        assert_eq!(POLICY.due(&level), Some(now + Duration::from_secs(15)), "progress without rows waits for more");
+        level.note(0, now + Duration::from_secs(14));
+        assert_eq!(POLICY.due(&level), Some(now + Duration::from_secs(29)), "as long as more comes");
+        level.note(0, now + Duration::from_secs(50));
+        assert_eq!(POLICY.due(&level), Some(now + Duration::from_secs(60)), "but not for ever");
+        level = Level::default();
+        level.note(0, now);
         level.note(3, now + Duration::from_secs(2));
         assert_eq!(POLICY.due(&level), Some(now + Duration::from_secs(3)));
         assert!(!POLICY.is_full(&level));
