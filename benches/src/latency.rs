@@ -1,6 +1,6 @@
 //! Produce → visible in `SELECT`, row by row, at a steady rate.
 //!
-//! Every row carries the moment it was handed to the producer. Asked over and over, analysis says up to which of them
+//! Every row carries the moment it was handed to the producer (`auction`) and its partition (`bidder`). Asked over and over, analysis says up to which of them
 //! each partition can be seen; a row's latency is the moment of the first answer that has it, less its own. The pause
 //! between two questions and the time of the answer are part of the figure.
 
@@ -68,7 +68,7 @@ async fn produce(appender: Arc<dyn Appender>, topic: TopicName, rate: u64, until
             let now = micros();
             let partition = (sent % u64::from(PARTITIONS)) as u32;
             let line = format!(
-                "{{\"auction\":{now},\"bidder\":1,\"price\":2,\"channel\":\"c\",\"url\":\"https://www.nexmark.com/x/y/z\",\"date_time\":{now},\"extra\":\"{sent:0100}\"}}"
+                "{{\"auction\":{now},\"bidder\":{partition},\"price\":2,\"channel\":\"c\",\"url\":\"https://www.nexmark.com/x/y/z\",\"date_time\":{now},\"extra\":\"{sent:0100}\"}}"
             );
             produced.entry(partition).or_default().push(now);
             // The flush at the end says whether they are durable.
@@ -88,19 +88,23 @@ struct Seen {
 
 async fn watch(url: &str, pause: Duration, until: Instant) -> Result<Vec<Seen>> {
     let client = reqwest::Client::new();
-    let question = "SELECT __partition, max(auction) FROM bench.bids GROUP BY __partition";
+    let question = "SELECT bidder, max(auction) FROM bench.bids GROUP BY bidder";
     let mut seen = Vec::new();
     while Instant::now() < until {
         tokio::time::sleep(pause).await;
         let request = client.post(format!("{url}/v1/sql?format=csv")).body(question);
-        let answer = request.send().await?.text().await?;
-        let newest: BTreeMap<u32, i64> = answer.lines().skip(1).filter_map(partition_and_newest).collect();
+        let answer = request.send().await?;
         // Until the first commit there is no table to ask.
+        if !answer.status().is_success() {
+            continue;
+        }
+        let answer = answer.text().await?;
+        let newest: BTreeMap<u32, i64> = answer.lines().skip(1).filter_map(partition_and_newest).collect();
         if !newest.is_empty() {
             seen.push(Seen { at: micros(), newest });
         }
     }
-    anyhow::ensure!(!seen.is_empty(), "no row was ever seen");
+    anyhow::ensure!(!seen.is_empty(), "no row was ever seen, or no question was ever answered");
     Ok(seen)
 }
 

@@ -5,6 +5,7 @@
 #![allow(clippy::print_stdout, reason = "a bench prints its figures")]
 
 mod latency;
+mod limit;
 mod path;
 mod stages;
 mod stand;

@@ -12,6 +12,7 @@ use tokio::runtime::Runtime;
 use topics::{Log as _, NewMessage, TopicName, TopicSettings};
 
 use crate::{
+    limit::Limit,
     stages::{PIPELINE, VIEW},
     stand::Stand,
 };
@@ -44,10 +45,12 @@ pub(crate) fn run(runtime: &Runtime, arguments: &PathArguments) -> Result<()> {
     }
     produce(runtime, &stand, arguments)?;
     stand.apply(&sql)?;
+    let before = Limit::measure()?;
     let started = Instant::now();
     stand.start()?;
     stand.settle(arguments.rows)?;
-    stand.report(arguments.rows, started.elapsed())
+    let took = started.elapsed();
+    stand.report(arguments.rows, took, before.mean(Limit::measure()?))
 }
 
 /// The processes are there first; the rows come over HTTP in bodies of 4 MB.
@@ -61,10 +64,12 @@ fn run_embedded(stand: &mut Stand, sql: &str, arguments: &PathArguments) -> Resu
         bids.write_next(&mut text);
     }
     fs::write(&file, text)?;
+    let before = Limit::measure()?;
     let started = Instant::now();
     stand.tailwater("ingestion", &["ingest", "bench.bids", &file.display().to_string()])?;
     stand.settle(arguments.rows)?;
-    stand.report(arguments.rows, started.elapsed())
+    let took = started.elapsed();
+    stand.report(arguments.rows, took, before.mean(Limit::measure()?))
 }
 
 /// Everything is in the topic before the clock starts.

@@ -22,7 +22,10 @@ use topics::{
     memory::MemoryLog,
 };
 
-use crate::stopwatch::{Figure, print_head, repeat};
+use crate::{
+    limit::Limit,
+    stopwatch::{Figure, print_head, repeat},
+};
 
 const ROWS: usize = 8192;
 
@@ -45,11 +48,12 @@ pub(crate) fn run(runtime: &Runtime) -> Result<()> {
     let mut bids = Bids::with_time(1, TimeStyle::EpochMicros);
     let lines = bids.lines(ROWS);
     let batch = decoded(&graph, &lines)?;
+    let limit = Limit::measure()?;
     print_head();
-    decode(&graph, &lines)?;
-    codec(&batch)?;
+    decode(&graph, &lines, limit)?;
+    codec(&batch, limit)?;
     transform(&graph, &batch)?;
-    parquet(runtime, &graph, &mut bids)?;
+    parquet(runtime, &graph, &mut bids, limit)?;
     commit(runtime, &batch)?;
     topics(runtime, &batch)?;
     embedded_stores(&batch)
@@ -87,7 +91,7 @@ fn decoded(graph: &Graph, lines: &[u8]) -> Result<RecordBatch> {
     Ok(arrow::compute::concat_batches(&source.schema, &batches)?)
 }
 
-fn decode(graph: &Graph, lines: &[u8]) -> Result<()> {
+fn decode(graph: &Graph, lines: &[u8], limit: Limit) -> Result<()> {
     let source = graph.sources.first().context("the pipeline has a source")?;
     for rows in [1, 100] {
         let run = messages(lines, rows);
@@ -98,27 +102,28 @@ fn decode(graph: &Graph, lines: &[u8]) -> Result<()> {
             anyhow::ensure!(decoded.rejected.is_empty(), "the bids are sound");
             Ok(())
         })?
-        .print(Some(2.8));
+        .print(Some(limit.json));
     }
     Ok(())
 }
 
-fn codec(batch: &RecordBatch) -> Result<()> {
-    for (name, compression, out, back) in
-        [("LZ4", Compression::Lz4, 7.1, 23.0), ("uncompressed", Compression::None, 254.0, 124.0)]
-    {
+fn codec(batch: &RecordBatch, limit: Limit) -> Result<()> {
+    for (name, compression, out, back) in [
+        ("LZ4", Compression::Lz4, Some(limit.ipc_out), Some(limit.ipc_in)),
+        ("uncompressed", Compression::None, None, None),
+    ] {
         let payload = encode_stream(batch, compression)?;
         let bytes = payload.len() as u64;
         repeat(&format!("encode, {name}"), ROWS as u64, bytes, || {
             encode_stream(batch, compression)?;
             Ok(())
         })?
-        .print(Some(out));
+        .print(out);
         repeat(&format!("decode, {name}"), ROWS as u64, bytes, || {
             decode_batch(&payload, &Limits::default())?;
             Ok(())
         })?
-        .print(Some(back));
+        .print(back);
     }
     Ok(())
 }
@@ -130,7 +135,7 @@ fn transform(graph: &Graph, batch: &RecordBatch) -> Result<()> {
         program.run(batch.clone())?;
         Ok(())
     })?
-    .print(Some(390.0));
+    .print(None);
     Ok(())
 }
 
@@ -151,7 +156,7 @@ fn spec(rows: &RecordBatch) -> TableSpec {
 }
 
 /// Different rows in every batch: the same ones again would all but vanish in the dictionaries.
-fn parquet(runtime: &Runtime, graph: &Graph, bids: &mut Bids) -> Result<()> {
+fn parquet(runtime: &Runtime, graph: &Graph, bids: &mut Bids, limit: Limit) -> Result<()> {
     const BATCHES: usize = 64;
     let batches: Vec<RecordBatch> =
         (0..BATCHES).map(|_| table_rows(&decoded(graph, &bids.lines(ROWS))?)).collect::<Result<_>>()?;
@@ -169,7 +174,7 @@ fn parquet(runtime: &Runtime, graph: &Graph, bids: &mut Bids) -> Result<()> {
         write()?;
         Ok(())
     })?
-    .print(Some(1.75));
+    .print(Some(limit.parquet));
     Ok(())
 }
 
