@@ -17,8 +17,8 @@ lint:
 test:
     cargo test --workspace
 
-# Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short, long,
-# negative, list, report FILE (a page made from a file of results). Not part of CI.
+# Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short, long, negative,
+# list, report FILE (a page made from a file of results). CI runs the kills of `short` and one control.
 faults *arguments:
     cargo build --workspace --bins --test faults
     cargo test --workspace --test faults -- {{arguments}}

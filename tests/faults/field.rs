@@ -33,7 +33,7 @@ pub(crate) const PARTITIONS: u32 = 4;
 
 const CONFIG: &str = r#"
 [storage]
-flush_age = "300ms"
+flush_age = "700ms"
 
 [ingestion]
 checkpoint_every = "2s"
