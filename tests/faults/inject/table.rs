@@ -100,11 +100,21 @@ impl Fault {
 pub(crate) fn catalogue() -> Vec<Fault> {
     let mut faults: Vec<Fault> = Service::ALL.map(killed).into();
     faults.extend(CrashPoint::ALL.map(crashed));
-    faults.extend(Service::HOPS.map(|service| {
-        let what = format!("SIGSTOP of one of two {} instances past the session timeout, then SIGCONT", service.name());
-        Fault::under_load(format!("freeze-{}", service.name()), what, move |f, r| processes::freeze(f, r, service))
-    }));
-    faults.extend([
+    faults.extend(Service::HOPS.map(frozen));
+    faults.extend(of_processes());
+    faults.extend(of_the_network());
+    faults.extend(of_the_store());
+    faults.extend(by_themselves());
+    faults
+}
+
+fn frozen(service: Service) -> Fault {
+    let what = format!("SIGSTOP of one of two {} instances past the session timeout, then SIGCONT", service.name());
+    Fault::under_load(format!("freeze-{}", service.name()), what, move |f, r| processes::freeze(f, r, service))
+}
+
+fn of_processes() -> Vec<Fault> {
+    vec![
         Fault::under_load(
             "rolling-restart",
             "SIGTERM and start of every instance, one after the other; each ends within 10 s with exit code 0",
@@ -121,6 +131,11 @@ pub(crate) fn catalogue() -> Vec<Fault> {
             processes::rebalance_storm,
         ),
         Fault::under_load("wrong-clock", "a process whose clock is an hour ahead or behind", processes::wrong_clock),
+    ]
+}
+
+fn of_the_network() -> Vec<Fault> {
+    vec![
         Fault::under_load("cut", "all connections of a service to Kafka reset, and refused for 6 s", network::cut),
         Fault::under_load(
             "silence-both-ways",
@@ -148,6 +163,11 @@ pub(crate) fn catalogue() -> Vec<Fault> {
         )
         .on(Ground::Cluster)
         .runs(1, 30, 5),
+    ]
+}
+
+fn of_the_store() -> Vec<Fault> {
+    vec![
         Fault::under_load(
             "lost-commit-reply",
             "the store puts the commit, the writer gets a reset or a 500",
@@ -179,6 +199,12 @@ pub(crate) fn catalogue() -> Vec<Fault> {
         ),
         Fault::under_load("hanging-requests", "puts to the store that are never answered", store::hang).within(60),
         Fault::under_load("kill-store", "kill -9 of the store, back after 1 to 3 s", store::kill_server),
+    ]
+}
+
+/// Those that need a field of their own.
+fn by_themselves() -> Vec<Fault> {
+    vec![
         Fault::whole("partitions-added", "the topic grows from 4 to 6 partitions under load", whole::partitions_added),
         Fault::whole(
             "topic-recreated",
@@ -196,8 +222,7 @@ pub(crate) fn catalogue() -> Vec<Fault> {
             "Delta for Python appends to the same table all the while",
             whole::foreign_writer,
         ),
-    ]);
-    faults
+    ]
 }
 
 fn killed(service: Service) -> Fault {
