@@ -9,10 +9,8 @@ mod door;
 mod node;
 mod tools;
 
-use std::fs;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::OnceLock;
 
 use anyhow::{Context, Result, anyhow};
@@ -244,14 +242,5 @@ fn is_port_taken(error: &anyhow::Error) -> bool {
 fn jars() -> Result<PathBuf, Missing> {
     peers::need("java", "-version", "a Java runtime, 17 or later")?;
     peers::need("mvn", "-version", "Apache Maven")?;
-    let folder = peers::once(&format!("kafka-{VERSION}"), POM, |folder| {
-        fs::write(folder.join("pom.xml"), POM)?;
-        peers::run(
-            Command::new("mvn")
-                .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"])
-                .current_dir(folder),
-        )?;
-        Ok(())
-    })?;
-    Ok(folder.join("jars"))
+    Ok(peers::jars(&format!("kafka-{VERSION}"), POM)?)
 }

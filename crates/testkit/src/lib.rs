@@ -1,4 +1,4 @@
-//! What tests and benches share: real peers to start, our own programs to start and kill, seeded rows, and a ledger.
+//! What tests and benches share: real peers to start, our own programs to start and kill, and seeded rows.
 //!
 //! Invariant: whatever is started here dies with the test, also when the test process itself is killed.
 //! Everything blocks and nothing needs an async runtime; inside one, call it through `tokio::task::spawn_blocking`
@@ -7,7 +7,6 @@
 
 pub mod chaos;
 pub mod kafka;
-pub mod ledger;
 pub mod peers;
 pub mod ports;
 pub mod process;
@@ -20,7 +19,6 @@ mod child;
 pub mod http;
 
 pub use kafka::Kafka;
-pub use ledger::Ledger;
 pub use process::{Process, Program};
 pub use s3::VersityGateway;
 pub use seed::{Random, Seed};

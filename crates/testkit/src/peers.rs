@@ -70,6 +70,18 @@ pub fn once(name: &str, recipe: &str, resolve: impl FnOnce(&Path) -> Result<()>)
     Ok(folder)
 }
 
+/// The folder of the jars that `pom` names, copied once by Maven.
+pub(crate) fn jars(name: &str, pom: &str) -> Result<PathBuf> {
+    let folder = once(name, pom, |folder| {
+        fs::write(folder.join("pom.xml"), pom)?;
+        run(Command::new("mvn")
+            .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"])
+            .current_dir(folder))?;
+        Ok(())
+    })?;
+    Ok(folder.join("jars"))
+}
+
 /// Whether `program` can be started at all; `hint` says what to install.
 pub(crate) fn need(program: &str, version_flag: &str, hint: &str) -> Result<(), Missing> {
     let started = Command::new(program)

@@ -77,14 +77,5 @@ impl Kafka {
 }
 
 fn jars() -> Result<PathBuf, Missing> {
-    let folder = peers::once("kafka-tools-4.3.1", POM, |folder| {
-        fs::write(folder.join("pom.xml"), POM)?;
-        peers::run(
-            Command::new("mvn")
-                .args(["-q", "-B", "dependency:copy-dependencies", "-DincludeScope=runtime", "-DoutputDirectory=jars"])
-                .current_dir(folder),
-        )?;
-        Ok(())
-    })?;
-    Ok(folder.join("jars"))
+    Ok(peers::jars("kafka-tools-4.3.1", POM)?)
 }
