@@ -131,18 +131,17 @@ impl Stretcher {
         &self.progress
     }
 
-    /// The stretches of a run, which touch, from the last one's end to the end of the run. Messages that repeat others
-    /// are in the run no more, but covered.
+    /// The stretches of a run, which touch, from the last one's end to the end of the run. `traceparent` is the trace
+    /// that led to it.
     ///
     /// # Errors
     /// When arrays of one schema cannot be joined: a defect.
     pub(crate) fn stretches(
         &mut self,
-        run: &[Message],
         run_end: Position,
         decoded: Decoded,
+        traceparent: Option<&str>,
     ) -> Result<Vec<Stretch>, ArrowError> {
-        let traceparent = run.iter().find_map(traceparent);
         let mut groups = join_within_units(&self.schema, decoded.parts)?;
         if groups.is_empty() {
             groups.push(Part { batch: RecordBatch::new_empty(SchemaRef::clone(&self.schema)), offsets: Vec::new() });
@@ -157,7 +156,7 @@ impl Stretcher {
             };
             let (covered, later) = rejected.split_at(rejected.partition_point(|row| row.offset < to.offset));
             rejected = later;
-            stretches.push(self.stretch(to, group, covered, traceparent.clone())?);
+            stretches.push(self.stretch(to, group, covered, traceparent)?);
         }
         Ok(stretches)
     }
@@ -167,7 +166,7 @@ impl Stretcher {
         to: Position,
         good: Part,
         rejected: &[RejectedRow],
-        traceparent: Option<String>,
+        traceparent: Option<&str>,
     ) -> Result<Stretch, ArrowError> {
         let (emitted, rejected_rows) = (good.offsets.len() as u64, rejected.len() as u64);
         let newest = self.event_time.as_ref().and_then(|column| batch::event_time_range(&good.batch, column));
@@ -177,7 +176,14 @@ impl Stretcher {
         self.progress.position = to;
         let rejected = DeadLetters::rows(&letters(&self.topic, self.partition, rejected))?;
         let data = Rows { batch: good.batch, offsets: Int64Array::from(good.offsets) };
-        Ok(Stretch { to, data, rejected, totals: self.progress.totals, watermark: self.watermark(), traceparent })
+        Ok(Stretch {
+            to,
+            data,
+            rejected,
+            totals: self.progress.totals,
+            watermark: self.watermark(),
+            traceparent: traceparent.map(str::to_owned),
+        })
     }
 
     /// A stretch without rows up to where the task is.

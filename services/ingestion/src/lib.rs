@@ -35,7 +35,7 @@ use crate::{http::Door, memory::Memory, stage::IngestionStage};
 /// The consumer group whose members share the partitions of user topics.
 pub const GROUP: &str = "tailwater-ingestion";
 
-/// What a process takes that has nothing to do, and a few partitions read ahead.
+/// What a process takes that has nothing to do.
 const PROGRAM_BYTES: usize = 64 << 20;
 
 /// The HTTP interface beside health and metrics.

@@ -239,8 +239,8 @@ impl Life {
         let started = Instant::now();
         let decoded = span.in_scope(|| compute(|| self.decode(&mut run)));
         self.metrics.count_decoded(good_rows(&decoded), &faults(&decoded), started.elapsed());
-        for mut stretch in self.stretcher.stretches(&run, run_end, decoded).map_err(TaskError::stop)? {
-            stretch.traceparent.clone_from(&handed_on);
+        let stretches = self.stretcher.stretches(run_end, decoded, handed_on.as_deref()).map_err(TaskError::stop)?;
+        for stretch in stretches {
             // What came to nothing is covered by the next message, or by a heartbeat.
             if !is_fruitless(&stretch) || self.writer.heartbeat_due() {
                 self.writer.write(&stretch).await?;
