@@ -183,7 +183,7 @@ impl Observer {
         Ok(newest)
     }
 
-    /// First and next offset of each partition; nothing where the topic is away.
+    /// The next offset of each partition; nothing where the topic is away.
     async fn spans(&self, topic: &str) -> Result<Vec<(u32, u64)>> {
         let topic = TopicName::try_from(topic.to_owned())?;
         let Some(description) = self.edges.log.describe(&topic).await? else { return Ok(Vec::new()) };

@@ -6,7 +6,10 @@
 
 mod watch;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
 
 use arrow::{
     array::{Array as _, AsArray as _},
@@ -25,7 +28,10 @@ use runtime::{
 use serde::{Deserialize, Serialize};
 use topics::{Log, TopicName};
 
-use crate::error::{ErrorKind, QueryError};
+use crate::{
+    error::{ErrorKind, QueryError},
+    snapshots,
+};
 
 pub(crate) use self::watch::watch;
 
@@ -86,24 +92,25 @@ impl Account {
     }
 }
 
-/// Tables as they were last seen, so that asking again reads what changed since.
-#[derive(Default)]
+/// Tables as they were last seen, shared by all who ask in this process: asking again reads what changed since.
+#[derive(Clone, Default)]
 struct Tables {
-    known: BTreeMap<String, Snapshot>,
+    known: Arc<Mutex<BTreeMap<String, Snapshot>>>,
 }
 
 impl Tables {
-    async fn newest(&mut self, lake: &Lake, folder: &str) -> Result<Option<&Snapshot>, LakeError> {
-        let newest = match self.known.remove(folder) {
-            None => Snapshot::load(lake, folder).await?,
-            Some(known) => match known.refresh(lake).await {
-                // The folder was emptied.
-                Err(LakeError::Mismatch { .. }) => Snapshot::load(lake, folder).await?,
-                refreshed => Some(refreshed?),
-            },
+    async fn newest(&self, lake: &Lake, folder: &str) -> Result<Option<Snapshot>, LakeError> {
+        let known = self.held().get(folder).cloned();
+        let newest = snapshots::newest(lake, folder, known.as_ref()).await?;
+        match &newest {
+            Some(newest) => self.held().insert(folder.to_owned(), newest.clone()),
+            None => self.held().remove(folder),
         };
-        let Some(newest) = newest else { return Ok(None) };
-        Ok(Some(self.known.entry(folder.to_owned()).or_insert(newest)))
+        Ok(newest)
+    }
+
+    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Snapshot>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -137,14 +144,11 @@ struct Input<'a> {
 /// # Errors
 /// When the log or the store does not answer.
 pub async fn status(edges: &Edges) -> anyhow::Result<Status> {
-    status_of(edges, &mut Tables::default()).await
-}
-
-async fn status_of(edges: &Edges, tables: &mut Tables) -> anyhow::Result<Status> {
+    let tables = edges.shared.get_or_make(Tables::default);
     let view = edges.catalog.borrow().clone();
     let mut accounts = Vec::new();
     for subject in subjects(&view.graph) {
-        accounts.push(account(edges, tables, &view.graph, &subject).await?);
+        accounts.push(account(edges, &tables, &view.graph, &subject).await?);
     }
     Ok(Status { catalog_version: view.catalog.version(), accounts })
 }
@@ -179,7 +183,7 @@ struct Books {
     newest: BTreeMap<Writer, (Totals, u64)>,
 }
 
-async fn account(edges: &Edges, tables: &mut Tables, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
+async fn account(edges: &Edges, tables: &Tables, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
     let find =
         |wanted: &str| graph.tables.iter().find(|table| table.pipeline == subject.pipeline && table.name == wanted);
     let mut account = Account {
@@ -198,8 +202,8 @@ async fn account(edges: &Edges, tables: &mut Tables, graph: &Graph, subject: &Su
     };
     let Some(table) = find(subject.name) else { return Ok(account) };
     let snapshot = tables.newest(&edges.lake, &table.folder).await?;
-    let books = read_books(edges.log.as_ref(), table, snapshot).await?;
-    fill(&mut account, table, snapshot, &books);
+    let books = read_books(edges.log.as_ref(), table, snapshot.as_ref()).await?;
+    fill(&mut account, table, snapshot.as_ref(), &books);
     account.lag = lag(edges.log.as_ref(), subject, &books).await?;
     Ok(account)
 }

@@ -108,9 +108,8 @@ impl SnapshotCache {
         known: Option<&(Snapshot, PinnedFiles)>,
     ) -> Result<Option<(Snapshot, PinnedFiles)>, PinError> {
         let lake_error = |source| PinError::Lake { folder: folder.to_owned(), source };
-        let Some(snapshot) = self.newest(folder, known.map(|(snapshot, _)| snapshot)).await.map_err(lake_error)? else {
-            return Ok(None);
-        };
+        let before = known.map(|(snapshot, _)| snapshot);
+        let Some(snapshot) = newest(&self.lake, folder, before).await.map_err(lake_error)? else { return Ok(None) };
         match known {
             Some((_, files)) if files.version() == snapshot.version => Ok(Some((snapshot, files.clone()))),
             _ => {
@@ -121,14 +120,18 @@ impl SnapshotCache {
             }
         }
     }
+}
 
-    async fn newest(&self, folder: &str, known: Option<&Snapshot>) -> Result<Option<Snapshot>, LakeError> {
-        let Some(known) = known else { return Snapshot::load(&self.lake, folder).await };
-        match known.refresh(&self.lake).await {
-            Ok(snapshot) => Ok(Some(snapshot)),
-            // The folder was emptied: the table is there, without rows.
-            Err(LakeError::Mismatch { .. }) => Snapshot::load(&self.lake, folder).await,
-            Err(error) => Err(error),
-        }
+/// The table in `folder` as it is now, read on from what is `known` of it.
+///
+/// # Errors
+/// When the store does not answer or the log is unreadable.
+pub(crate) async fn newest(lake: &Lake, folder: &str, known: Option<&Snapshot>) -> Result<Option<Snapshot>, LakeError> {
+    let Some(known) = known else { return Snapshot::load(lake, folder).await };
+    match known.refresh(lake).await {
+        Ok(snapshot) => Ok(Some(snapshot)),
+        // The folder was emptied: the table is there, without rows.
+        Err(LakeError::Mismatch { .. }) => Snapshot::load(lake, folder).await,
+        Err(error) => Err(error),
     }
 }

@@ -3,7 +3,7 @@
 //! Invariant: a connection that first asks for health or metrics never waits for a worker. It is told apart by its
 //! first bytes, which are looked at and left where they are; then the whole connection goes one way. A connection that
 //! gets an answer here is closed after it, so that what its client asks next is sorted anew.
-//! Deliberately absent: reading requests. Whoever sends its first line in crumbs is a visitor like any other.
+//! Deliberately absent: reading requests.
 
 use std::io;
 use std::net::SocketAddr;

@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use runtime::{edges::Edges, tasks::Stop};
 
-use super::{Account, Tables, status_of};
+use super::{Account, status};
 use crate::metrics;
 
 /// How old the ledger in the metrics may be. What follows from it changes slowly.
@@ -15,12 +15,11 @@ const EVERY: Duration = Duration::from_secs(15);
 
 /// Keeps the metrics of the ledger new until asked to stop.
 pub(crate) async fn watch(edges: Edges, stop: Stop) {
-    let mut tables = Tables::default();
     let mut shown = BTreeSet::new();
     loop {
         tokio::select! {
             () = stop.stopped() => return,
-            status = status_of(&edges, &mut tables) => match status {
+            status = status(&edges) => match status {
                 Ok(status) => show(&mut shown, &status.accounts),
                 Err(error) => {
                     metrics::ledger_failed();
