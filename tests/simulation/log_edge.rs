@@ -102,6 +102,10 @@ impl Log for LogEdge {
         place.take_place().await?;
         Ok(Box::new(place))
     }
+
+    async fn broken(&self) -> TopicError {
+        self.log.broken().await
+    }
 }
 
 struct ReaderEdge {

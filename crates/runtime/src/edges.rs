@@ -24,7 +24,7 @@ use crate::{
     catalog::{self, CatalogReceiver, CatalogView},
     config::{Config, LogKind},
     retry::TaskError,
-    tasks::{Fate, TaskGroup},
+    tasks::{Fate, Stop, TaskGroup},
 };
 
 /// What a service is given to work with. Cheap to clone.
@@ -80,6 +80,7 @@ impl Edges {
         check.set_waiting("not replayed yet");
         let follow = catalog::follow(Arc::clone(&log), views, check, group.stop());
         group.spawn("catalog", Fate::Critical, follow);
+        group.spawn("log", Fate::Critical, until_broken(Arc::clone(&log), group.stop()));
         Self { log, lake, catalog, health, compression, shared: Shared::default() }
     }
 
@@ -96,6 +97,14 @@ impl Edges {
             LogKind::Embedded => Compression::None,
         };
         Ok(Self::with_health(log, lake, compression, health, group))
+    }
+}
+
+/// A log that must be opened anew ends the process, and whoever starts it again opens it.
+async fn until_broken(log: Arc<dyn Log>, stop: Stop) -> anyhow::Result<()> {
+    tokio::select! {
+        () = stop.stopped() => Ok(()),
+        reason = log.broken() => Err(TaskError::retry(reason).into()),
     }
 }
 
@@ -129,5 +138,25 @@ pub async fn open_log(config: &Config, service: &str) -> Result<Arc<dyn Log>, To
             };
             Ok(Arc::new(KafkaLog::connect(kafka).await?))
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use topics::memory::MemoryLog;
+
+    use super::*;
+    use crate::exit::Code;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_broken_log_ends_the_process_with_the_code_that_asks_for_another_start() {
+        let (log, group) = (MemoryLog::new(), TaskGroup::new());
+        let _edges = Edges::new(Arc::new(log.clone()), Lake::memory(), Compression::None, &group);
+        log.break_for_good(TopicError::Closed);
+        group.stop().stopped().await;
+        let ended = group.finish(Duration::from_secs(1)).await;
+        assert_eq!(ended.map_err(|error| Code::of(&error.into())), Err(Code::Unavailable));
     }
 }

@@ -271,6 +271,10 @@ impl Log for EmbeddedLog {
     async fn join(&self, group: &str, topics: Vec<TopicName>) -> Result<Box<dyn Membership>, TopicError> {
         Ok(Box::new(self.0.shared.groups.join(group, topics)))
     }
+
+    async fn broken(&self) -> TopicError {
+        self.0.shared.broken.wait().await
+    }
 }
 
 struct EmbeddedAppender(EmbeddedLog);

@@ -145,4 +145,8 @@ impl Log for KafkaLog {
         let join = move || Member::join(&inner.config, &group, &topics, Arc::clone(&inner.leaving));
         Ok(Box::new(admin::blocking(join).await?))
     }
+
+    async fn broken(&self) -> TopicError {
+        self.0.producer.broken().await
+    }
 }

@@ -9,6 +9,7 @@
 //! deserialization. Exactly-once comes from positions (`delivery`), not from here.
 
 mod arena;
+mod broken;
 mod clock;
 #[cfg(any(test, feature = "contract"))]
 #[doc(hidden)]
@@ -266,6 +267,13 @@ pub trait Log: Send + Sync {
     /// Joins a group, among whose members the partitions of the topics are divided.
     /// Topics that do not exist yet are taken up once they do.
     async fn join(&self, group: &str, topics: Vec<TopicName>) -> Result<Box<dyn Membership>, TopicError>;
+
+    /// Waits until nothing can be appended any more before the log is opened anew, and why: the producer of Kafka has
+    /// lost its place for good, or a disk failed. A process that has nothing else to live for ends then and is started
+    /// again; what waited for its receipts has heard of it already.
+    ///
+    /// **Cancel safety**: may be dropped and called again.
+    async fn broken(&self) -> TopicError;
 }
 
 /// A place in a group. Dropping it leaves the group.

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use async_trait::async_trait;
 use parking_lot::Mutex;
 
+use crate::broken::Broken;
 use crate::clock::{Clock, wall_clock};
 use crate::groups::Groups;
 use crate::limits::{ByteLimit, BytePermit, MESSAGE_OVERHEAD_BYTES};
@@ -49,6 +50,7 @@ struct Connection {
     /// Taken in the order of the calls, so that permits cannot reorder messages.
     turn: tokio::sync::Mutex<()>,
     outstanding: Arc<Outstanding>,
+    broken: Broken,
 }
 
 #[derive(Default)]
@@ -109,6 +111,11 @@ impl MemoryLog {
     /// of the log and must not call it.
     pub fn set_faults(&self, hook: impl Fn(&Attempt<'_>) -> Fault + Send + Sync + 'static) {
         self.inner.state.lock().hook = Some(Arc::new(hook));
+    }
+
+    /// Breaks this connection for good.
+    pub fn break_for_good(&self, reason: TopicError) {
+        self.connection.broken.set(|| reason);
     }
 
     /// From now on every append succeeds. What is delayed stays delayed.
@@ -225,6 +232,7 @@ impl Connection {
             limit: ByteLimit::new(max_inflight_bytes),
             turn: tokio::sync::Mutex::new(()),
             outstanding: Arc::new(Outstanding::new()),
+            broken: Broken::default(),
         })
     }
 }
@@ -297,6 +305,10 @@ impl Log for MemoryLog {
 
     async fn join(&self, group: &str, topics: Vec<TopicName>) -> Result<Box<dyn Membership>, TopicError> {
         Ok(Box::new(self.inner.groups.join(group, topics)))
+    }
+
+    async fn broken(&self) -> TopicError {
+        self.connection.broken.wait().await
     }
 }
 

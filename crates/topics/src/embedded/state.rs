@@ -13,6 +13,7 @@ use parking_lot::{Condvar, Mutex, RwLock};
 use redb::{Database, ReadableTable, TableDefinition};
 use tokio::sync::{oneshot, watch};
 
+use crate::broken::Broken;
 use crate::groups::Groups;
 use crate::limits::ByteLimit;
 use crate::metrics::{Inflight, Sent};
@@ -46,6 +47,7 @@ pub(super) struct Shared {
     pub(super) inflight: Inflight,
     pub(super) outstanding: Arc<Outstanding>,
     pub(super) groups: Groups,
+    pub(super) broken: Broken,
     topics: RwLock<BTreeMap<TopicName, Arc<TopicState>>>,
     // The order matters: the file is closed before the folder is unlocked.
     pub(super) database: Database,
@@ -180,6 +182,7 @@ impl Shared {
             limit,
             outstanding: Arc::new(Outstanding::new()),
             groups,
+            broken: Broken::default(),
             topics: RwLock::new(topics),
             options,
             database,

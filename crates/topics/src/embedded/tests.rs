@@ -351,6 +351,7 @@ async fn a_broken_disk_stops_the_log_and_says_so_to_everyone() {
     assert!(log.appender().flush().await.is_err());
     let refused = log.appender().append(&topic, 0, NewMessage::of("refused")).await;
     assert!(matches!(refused, Err(TopicError::Storage { .. })), "{refused:?}");
+    assert!(matches!(log.broken().await, TopicError::Storage { .. }));
     disk.broken.store(false, Ordering::SeqCst);
     drop(log);
     let log = open(folder.path());

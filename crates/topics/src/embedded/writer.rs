@@ -241,6 +241,7 @@ impl Writer {
         for op in self.shared.queue.fail(Some(error.clone())) {
             refuse(op, &error);
         }
+        self.shared.broken.set(|| error);
     }
 }
 

@@ -19,6 +19,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
+use crate::broken::Broken;
 use crate::limits::{ByteLimit, MESSAGE_OVERHEAD_BYTES};
 use crate::metrics::{Inflight, Sent};
 use crate::outstanding::{Outstanding, Pending};
@@ -45,6 +46,7 @@ pub(super) struct Producer {
     limit: ByteLimit,
     outstanding: Arc<Outstanding>,
     batch_bytes: usize,
+    broken: Broken,
     stop: Arc<AtomicBool>,
     polling: Mutex<Option<JoinHandle<()>>>,
 }
@@ -147,11 +149,13 @@ impl Producer {
         let client = Arc::new(client);
         let limit = ByteLimit::new(config.max_inflight_bytes);
         let stop = Arc::new(AtomicBool::new(false));
+        let broken = Broken::default();
         let poller = Poller {
             client: Arc::clone(&client),
             limit: limit.clone(),
             inflight: Inflight::of("kafka", limit.limit_bytes()),
             stop: Arc::clone(&stop),
+            broken: broken.clone(),
             report: Throttle::once_a_second(),
         };
         let polling = std::thread::Builder::new()
@@ -166,6 +170,7 @@ impl Producer {
             limit,
             outstanding: Arc::new(Outstanding::new()),
             batch_bytes: config.batch_bytes(),
+            broken,
             stop,
             polling: Mutex::new(Some(polling)),
         })
@@ -236,11 +241,17 @@ impl Producer {
         let doing = format!("append to `{topic}`/{partition}");
         match self.client.client().fatal_error() {
             None => failed(doing, error),
-            Some((_, reason)) => {
-                TopicError::Kafka { doing, class: ErrorClass::Stop, source: Arc::new(super::client::Reason(reason)) }
-            }
+            Some((_, reason)) => for_good(doing, reason),
         }
     }
+
+    pub(super) async fn broken(&self) -> TopicError {
+        self.broken.wait().await
+    }
+}
+
+fn for_good(doing: impl Into<String>, reason: String) -> TopicError {
+    TopicError::Kafka { doing: doing.into(), class: ErrorClass::Stop, source: Arc::new(super::client::Reason(reason)) }
 }
 
 fn headers(headers: &Headers) -> Option<OwnedHeaders> {
@@ -319,6 +330,7 @@ struct Poller {
     limit: ByteLimit,
     inflight: Inflight,
     stop: Arc<AtomicBool>,
+    broken: Broken,
     report: Throttle,
 }
 
@@ -327,6 +339,9 @@ impl Poller {
         while !self.stop.load(Ordering::Acquire) {
             self.client.poll(POLL);
             self.inflight.set(self.limit.taken_bytes());
+            if let Some((_, reason)) = self.client.client().fatal_error() {
+                self.broken.set(|| for_good("append any more; start again to go on", reason));
+            }
             self.watch();
         }
     }
@@ -348,5 +363,33 @@ impl Poller {
             let last_error = deliveries.quiet.last_error();
             tracing::warn!(messages, bytes, seconds, last_error, "Kafka does not acknowledge; appends wait");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr};
+
+    use super::super::KafkaLog;
+    use super::*;
+    use crate::Log as _;
+
+    #[tokio::test]
+    async fn a_producer_that_has_lost_its_place_breaks_the_log() -> anyhow::Result<()> {
+        let cluster = MockCluster::new(1)?;
+        cluster.create_topic("orders", 1, 1)?;
+        let config = KafkaConfig { brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
+        let log = KafkaLog::connect(config).await?;
+        let topic = TopicName::new("orders")?;
+        let appender = log.appender();
+        assert_eq!(appender.append(&topic, 0, NewMessage::of("before")).await?.await?, 0);
+        let lost_place = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;
+        cluster.request_errors(RDKafkaApiKey::Produce, &[lost_place]);
+        let lost = appender.append(&topic, 0, NewMessage::of("lost")).await?.await;
+        assert_eq!(lost.map_err(|error| error.class()), Err(ErrorClass::Stop));
+        let reason = log.broken().await;
+        assert!(reason.to_string().contains("start again"), "{reason}");
+        Ok(())
     }
 }
