@@ -12,7 +12,7 @@ use crate::{
     check::{Checker, Tally},
     input::{Messages, TOPIC},
     monitor::{LetterWatch, Questioner, TableWatch},
-    schedule::Schedule,
+    schedule::{Event, Schedule},
     world::{ID, Service, World, topic},
 };
 
@@ -24,6 +24,15 @@ const SETTLES_WITHIN: Duration = Duration::from_secs(600);
 pub(crate) struct Options {
     /// Acknowledged messages the log loses, which it must not: readers have to halt then.
     pub(crate) lost_messages: u64,
+    /// Whether the users' topic is deleted and created again: readers of the old one have to halt then.
+    pub(crate) recreated: bool,
+}
+
+impl Options {
+    /// Whether whatever is stored is a prefix, and no more can be said.
+    fn halts(self) -> bool {
+        self.lost_messages > 0 || self.recreated
+    }
 }
 
 /// What came of a run.
@@ -71,13 +80,16 @@ async fn simulate(seed: u64, options: Options) -> anyhow::Result<Outcome> {
     let oversized = random.chance(8);
     let mut world = World::new(seed, &mut random, oversized).await?;
     let length = Duration::from_millis(10_000 + random.below(40_000));
-    let schedule = Schedule::draw(random.fork(), length);
+    let mut schedule = Schedule::draw(random.fork(), length);
+    if options.recreated {
+        schedule.add(length / 4 + Duration::from_millis(random.below(length.as_millis() as u64 / 2)), Event::Recreate);
+    }
     world.faults.lose(options.lost_messages);
     let onlookers = TaskGroup::new();
     onlookers.spawn("tables", Fate::Critical, TableWatch::new(&world).run());
     onlookers.spawn("questions", Fate::Critical, Questioner::new(&world).run());
-    // A log that loses what it acknowledged may lose dead letters.
-    for watch in LetterWatch::all(&world).into_iter().filter(|_| options.lost_messages == 0) {
+    // A log that loses what it acknowledged may lose dead letters, and those of a new topic may have old places.
+    for watch in LetterWatch::all(&world).into_iter().filter(|_| !options.halts()) {
         onlookers.spawn("letters", Fate::Critical, watch.run());
     }
     onlookers.spawn("releases", Fate::Critical, release_now_and_then(world.log.clone(), world.faults.clone()));
@@ -156,8 +168,8 @@ async fn settle(world: &mut World, options: Options) -> anyhow::Result<Tally> {
     let began = Instant::now();
     let mut checker = Checker::new(world).await?;
     let mut pause = Duration::from_secs(1);
-    while !checker.has_settled().await {
-        if options.lost_messages > 0 && began.elapsed() > Duration::from_secs(90) {
+    while options.recreated || !checker.has_settled().await {
+        if options.halts() && began.elapsed() > Duration::from_secs(90) {
             return checker.check_prefixes().await;
         }
         if began.elapsed() > SETTLES_WITHIN {

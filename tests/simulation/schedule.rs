@@ -34,6 +34,8 @@ pub(crate) enum Event {
     Trim,
     /// A process takes the place of one that is gone.
     Replace { service: Service },
+    /// The user's topic is deleted and created again.
+    Recreate,
     /// The session of a process that died runs out.
     SessionEnds { number: u64 },
 }
@@ -117,6 +119,7 @@ impl Schedule {
             Event::LoseCheckpoints { all } => self.lose_checkpoints(world, all).await?,
             Event::Foreign { table } => foreign_commit(world, table).await?,
             Event::Trim => self.trim(world).await?,
+            Event::Recreate => world.recreate_topic().await?,
             Event::SessionEnds { number } => {
                 if let Some(process) = world.dying.remove(&number) {
                     process.note("is missed: its session runs out");

@@ -66,7 +66,15 @@ fn whatever_befalls_the_services_every_row_arrives_once() {
 #[test]
 fn a_log_that_loses_what_it_acknowledged_halts_its_readers() {
     let _all_safeguards = SAFEGUARDS.read();
-    if let Some(story) = first_failure(wanted(40), Options { lost_messages: 2 }) {
+    if let Some(story) = first_failure(wanted(40), Options { lost_messages: 2, ..Options::default() }) {
+        panic!("{story}");
+    }
+}
+
+#[test]
+fn a_topic_that_is_recreated_is_not_mixed_with_the_old_one() {
+    let _all_safeguards = SAFEGUARDS.read();
+    if let Some(story) = first_failure(wanted(40), Options { recreated: true, ..Options::default() }) {
         panic!("{story}");
     }
 }

@@ -22,6 +22,7 @@ use tokio::{task::JoinSet, time::Instant};
 use topics::{Log, TopicName, TopicSettings, memory::MemoryLog};
 
 use crate::{
+    check::Expected,
     faults::{Chances, Faults},
     input::{SQL, TOPIC, UserRow},
     log_edge::LogEdge,
@@ -102,6 +103,8 @@ pub(crate) struct World {
     /// By the id in a message's header: what its sender meant.
     pub(crate) sent: Arc<Mutex<BTreeMap<u64, Vec<UserRow>>>>,
     pub(crate) partitions: u32,
+    /// What was in the users' topic when it was deleted.
+    pub(crate) replaced: Option<Expected>,
     /// The state of whichever analysis process is there, for those who ask it.
     pub(crate) asked: Arc<Mutex<Option<AnalysisState>>>,
     leaving: JoinSet<()>,
@@ -113,6 +116,10 @@ pub(crate) struct World {
 /// The wall clock of a run that began at `began`.
 fn clock(began: Instant) -> impl Fn() -> i64 + Send + Sync + 'static {
     move || BEGINNING_MS + i64::try_from(began.elapsed().as_millis()).unwrap_or(i64::MAX)
+}
+
+fn settings(partitions: u32) -> TopicSettings {
+    TopicSettings { partitions, ..TopicSettings::default() }
 }
 
 pub(crate) fn topic(name: &str) -> TopicName {
@@ -144,8 +151,7 @@ impl World {
         let faults = Faults::new(Chances::draw(random), random.fork(), trace.clone());
         let log = MemoryLog::with_clock(clock(began));
         let partitions = 1 + random.below(3) as u32;
-        let settings = TopicSettings { partitions, ..TopicSettings::default() };
-        log.create(&topic(TOPIC), &settings).await?;
+        log.create(&topic(TOPIC), &settings(partitions)).await?;
         let files = vec![ApplyFile { file: "shop.sql".into(), text: SQL.into() }];
         let request = ApplyRequest { pipeline: "shop".into(), files, replace: false, drop: false, dry_run: false };
         catalog::apply(&log, &request).await?;
@@ -165,12 +171,22 @@ impl World {
             dying: BTreeMap::new(),
             sent: Arc::default(),
             partitions,
+            replaced: None,
             asked: Arc::default(),
             leaving: JoinSet::new(),
             started: 0,
             began,
             seed,
         })
+    }
+
+    /// The users' topic is deleted with all that is in it, and another is made of the same name.
+    pub(crate) async fn recreate_topic(&mut self) -> anyhow::Result<()> {
+        self.replaced = Some(Expected::of(self).await?);
+        self.log.delete(&topic(TOPIC));
+        self.log.create(&topic(TOPIC), &settings(self.partitions)).await?;
+        self.trace.note(format!("{TOPIC} is deleted and created again"));
+        Ok(())
     }
 
     /// A process without a service: for those who look on.
