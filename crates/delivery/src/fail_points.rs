@@ -80,11 +80,13 @@ pub enum Safeguard {
     Reread,
     /// A deleted and recreated topic is told from the old one.
     Incarnation,
+    /// A table takes as many rows of a writer as the writer says it emitted.
+    Audit,
 }
 
 impl Safeguard {
     /// Every safeguard.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Slicing,
         Self::GapCheck,
         Self::RejectedFirst,
@@ -92,6 +94,7 @@ impl Safeguard {
         Self::PositionCheck,
         Self::Reread,
         Self::Incarnation,
+        Self::Audit,
     ];
 
     /// The name a test switches it off by.
@@ -104,6 +107,7 @@ impl Safeguard {
             Self::PositionCheck => "position_check",
             Self::Reread => "reread",
             Self::Incarnation => "incarnation",
+            Self::Audit => "audit",
         }
     }
 

@@ -253,12 +253,12 @@ fn without_gapless_appends_a_failed_one_leaves_a_gap() {
 
 #[test]
 fn without_the_audit_a_lost_message_before_a_view_doubles_rows() {
-    let setup = Setup { audit: false, ..lost_message_before_a_view() };
+    let setup = lost_message_before_a_view().without(Missing::Safeguard(Safeguard::Audit));
     fails("without the audit, lost message", setup, &[TABLE]);
 }
 
 #[test]
 fn without_the_audit_a_truncated_channel_before_a_view_loses_rows() {
-    let setup = Setup { audit: false, ..truncation_before_a_view() };
+    let setup = truncation_before_a_view().without(Missing::Safeguard(Safeguard::Audit));
     fails("without the audit, truncation", setup, &[TABLE]);
 }

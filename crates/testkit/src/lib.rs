@@ -11,6 +11,7 @@ pub mod peers;
 pub mod ports;
 pub mod process;
 pub mod python;
+mod repository;
 pub mod rows;
 pub mod s3;
 pub mod seed;
@@ -20,5 +21,6 @@ pub mod http;
 
 pub use kafka::Kafka;
 pub use process::{Process, Program};
+pub use repository::repository;
 pub use s3::VersityGateway;
 pub use seed::{Random, Seed};

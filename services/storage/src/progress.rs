@@ -5,7 +5,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use delivery::{Ends, Gap, Origin, Position, Totals, Verdict, Writer};
+use delivery::{Ends, Gap, Origin, Position, Safeguard, Totals, Verdict, Writer};
 use lake::{Advance, app_id};
 
 /// A position or count that does not fit a Delta `txn` version.
@@ -14,6 +14,19 @@ use lake::{Advance, app_id};
 pub(crate) struct TooFar {
     writer: Writer,
     position: Position,
+}
+
+/// A message that does not bring what its writer says: the channel behind it is not the one that was written.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "writer `{writer}` says it emitted {emitted} rows up to {end}, the table has {has}: a message of the channel \
+     was lost or replaced after it was acknowledged; drop and recreate the pipeline to build its tables again"
+)]
+pub(crate) struct Unaccounted {
+    writer: Writer,
+    end: Position,
+    emitted: u64,
+    has: u64,
 }
 
 /// The progress of some partitions of one channel.
@@ -43,6 +56,22 @@ impl Progress {
     /// Where to read a partition on.
     pub(crate) fn next_offset(&self, partition: u32) -> u64 {
         self.partitions.get(&partition).map_or(0, |progress| progress.next_offset)
+    }
+
+    /// Compares the rows a table has of a writer, with those of a message of data just accepted, with what the writer
+    /// says in it. A message that ends elsewhere than the writer's end says nothing about what the table has.
+    pub(crate) fn audit(&self, partition: u32, origin: &Origin, has: u64, says: Totals) -> Result<(), Unaccounted> {
+        let end = self.partitions.get(&partition).map(|progress| progress.ends.get(&origin.writer));
+        if has == says.emitted || end != Some(origin.to) || Safeguard::Audit.is_off() {
+            return Ok(());
+        }
+        Err(Unaccounted { writer: origin.writer.clone(), end: origin.to, emitted: says.emitted, has })
+    }
+
+    /// What a writer says it has done up to its end.
+    pub(crate) fn totals(&self, partition: u32, writer: &Writer) -> Totals {
+        let progress = self.partitions.get(&partition);
+        progress.and_then(|progress| progress.totals.get(writer)).copied().unwrap_or_default()
     }
 
     /// Judges a message by the one rule and moves on behind it.
@@ -112,6 +141,21 @@ impl PartitionProgress {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_message_that_brings_other_rows_than_its_writer_says_is_refused() {
+        let origin = |from, to| Origin::new(Writer::new("w/0"), Position::at(from), Position::at(to)).unwrap();
+        let says = |emitted| Totals { read: emitted, emitted, ..Totals::default() };
+        let mut progress = Progress::default();
+        for (from, to, rows) in [(0, 2, 2), (2, 2, 0), (0, 2, 0), (1, 5, 3)] {
+            let has = progress.totals(4, &Writer::new("w/0")).emitted + rows;
+            progress.accept(4, to, &origin(from, to), says(to)).unwrap();
+            progress.audit(4, &origin(from, to), has, says(to)).unwrap();
+        }
+        progress.audit(4, &origin(0, 3), 5, says(3)).expect("what ends before the end says nothing");
+        let other = progress.audit(4, &origin(1, 5), 5, says(4)).unwrap_err();
+        assert!(other.to_string().contains("says it emitted 4 rows up to 5, the table has 5"), "{other}");
+    }
 
     #[test]
     fn what_a_commit_says_is_what_a_restart_reads() {

@@ -6,8 +6,8 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use arrow::datatypes::SchemaRef;
-use batch::{Envelope, Limits, decode_batch, decode_envelope, rows_from};
+use arrow::{array::RecordBatch, datatypes::SchemaRef};
+use batch::{Envelope, Limits, Port, decode_batch, decode_envelope, rows_from};
 use delivery::{CrashPoint, Verdict};
 use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
 use lake::{Commit, CommitOutcome, FileWriter, Lake, Table, TableSpec, WriterOptions};
@@ -231,25 +231,30 @@ impl Worker {
 
     fn take_message(&mut self, partition: u32, message: &Message) -> anyhow::Result<()> {
         let envelope = decode_envelope(&message.headers)?;
+        let before = self.progress.totals(partition, &envelope.origin.writer);
         let verdict = self.progress.accept(partition, message.offset, &envelope.origin, envelope.totals)?;
-        let rows = match verdict {
+        let taken = match verdict {
             Verdict::Take { from } => {
-                let rows = rows_from(&decode_batch(&message.payload, &Limits::default())?, &envelope.origin, from);
-                let rows = table_rows(&self.schema, &rows, partition, envelope.origin.from.offset)?;
-                self.buffer(&rows, envelope)?;
-                rows.num_rows()
+                Some(rows_from(&decode_batch(&message.payload, &Limits::default())?, &envelope.origin, from))
             }
             Verdict::Repeat => {
                 ::metrics::counter!(metrics::REPEATS).increment(1);
-                0
+                None
             }
-            Verdict::Heartbeat => 0,
+            Verdict::Heartbeat => None,
         };
+        let rows = taken.as_ref().map_or(0, RecordBatch::num_rows);
+        if envelope.port == Port::Data {
+            self.progress.audit(partition, &envelope.origin, before.emitted + rows as u64, envelope.totals)?;
+        }
+        if let Some(taken) = taken {
+            self.buffer(&table_rows(&self.schema, &taken, partition, envelope.origin.from.offset)?, envelope)?;
+        }
         self.level.note(rows, Instant::now());
         Ok(())
     }
 
-    fn buffer(&mut self, rows: &arrow::array::RecordBatch, envelope: Envelope) -> anyhow::Result<()> {
+    fn buffer(&mut self, rows: &RecordBatch, envelope: Envelope) -> anyhow::Result<()> {
         if rows.num_rows() == 0 {
             return Ok(());
         }

@@ -85,7 +85,8 @@ pub(crate) struct Setup {
     pub(crate) rewritten: Option<Log>,
     /// Messages a task may have in flight when it writes a stretch.
     pub(crate) in_flight: usize,
-    /// Whether a reader compares the rows it took with what their writer says it emitted.
+    /// Whether the table compares the rows it took with what their writer says it emitted. Only where something may be
+    /// lost before a view: elsewhere it would find what another safeguard is there for.
     pub(crate) audit: bool,
     pub(crate) missing: Option<Missing>,
 }
@@ -99,6 +100,10 @@ impl Setup {
 
     pub(crate) fn lacks(&self, safeguard: Safeguard) -> bool {
         self.missing == Some(Missing::Safeguard(safeguard))
+    }
+
+    pub(crate) fn audits(&self) -> bool {
+        self.audit && !self.lacks(Safeguard::Audit)
     }
 
     /// How many ingestion tasks there are; a view's task has the number after the last.

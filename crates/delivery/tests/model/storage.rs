@@ -266,7 +266,7 @@ impl Owner {
         let writer = &message.origin.writer;
         let before = self.progress.totals.get(writer).copied().unwrap_or_default();
         let ends_here = self.progress.ends.get(writer) == message.origin.to;
-        if setup.audit && ends_here && before.emitted + received.rows.len() as u64 != message.totals.emitted {
+        if setup.audits() && ends_here && before.emitted + received.rows.len() as u64 != message.totals.emitted {
             return Err(Halt::Ledger);
         }
         if let Verdict::Take { .. } = received.verdict {
