@@ -35,6 +35,12 @@ use watchdog::LOOK_EVERY;
 
 /// How often positions are reported to the group: only lag tools and autoscalers read them.
 const SETTLE_EVERY: Duration = Duration::from_secs(5);
+/// A place in the group that is lost for good is asked for anew, later and later: where two processes have one name,
+/// each takes the place of the other.
+const REJOIN_AFTER: Duration = Duration::from_secs(2);
+const REJOIN_AFTER_AT_MOST: Duration = Duration::from_secs(60);
+/// Who kept a place for so long has no rival.
+const PLACE_IS_SAFE_AFTER: Duration = Duration::from_secs(300);
 /// How often a stage looks after its topics while the catalog does not change.
 const TEND_EVERY: Duration = Duration::from_secs(30);
 
@@ -102,6 +108,9 @@ pub async fn supervise(stage: Arc<dyn Stage>, context: StageContext, stop: Stop)
         subscribed: BTreeSet::new(),
         ensure_at: None,
         membership_after: None,
+        rejoin_at: None,
+        rejoin_backoff: Backoff::new(REJOIN_AFTER, REJOIN_AFTER_AT_MOST),
+        joined_at: Instant::now(),
         errands: FuturesUnordered::new(),
         asking: false,
         tending: false,
@@ -149,6 +158,10 @@ struct Supervisor {
     ensure_backoff: Backoff,
     /// When a membership that failed is to be asked again.
     membership_after: Option<Instant>,
+    /// When a place that was lost for good is to be asked for anew.
+    rejoin_at: Option<Instant>,
+    rejoin_backoff: Backoff,
+    joined_at: Instant,
     /// Questions to the log that are under way, so that a log that does not answer holds up nothing else.
     errands: FuturesUnordered<BoxFuture<'static, Event>>,
     asking: bool,
@@ -161,6 +174,7 @@ enum Event {
     Ensure,
     Assigned(Result<BTreeSet<(TopicName, u32)>, TopicError>),
     AskMembership,
+    Rejoin,
     Ended(Ended),
     Restart,
     Abandon,
@@ -182,9 +196,10 @@ impl Supervisor {
                 () = stop.stopped() => return,
                 ended = self.tasks.ended() => Event::Ended(ended),
                 Ok(()) = self.context.catalog.changed() => Event::Catalog,
-                assigned = self.membership.changed(), if self.membership_after.is_none() => Event::Assigned(assigned),
+                assigned = self.membership.changed(), if self.has_place() => Event::Assigned(assigned),
                 Some(event) = self.errands.next() => event,
                 () = sleep_until(self.membership_after) => Event::AskMembership,
+                () = sleep_until(self.rejoin_at) => Event::Rejoin,
                 () = sleep_until(self.ensure_at) => Event::Ensure,
                 () = sleep_until(restart_at) => Event::Restart,
                 () = sleep_until(abandon_at) => Event::Abandon,
@@ -218,6 +233,7 @@ impl Supervisor {
             }
             Event::Assigned(Err(error)) => self.membership_failed(&error),
             Event::AskMembership => self.membership_after = None,
+            Event::Rejoin => self.rejoin().await,
             Event::Ended(ended) => self.tasks.bury(ended),
             Event::Restart => self.tasks.restart_due(),
             Event::Abandon => self.tasks.abandon_late(),
@@ -232,14 +248,42 @@ impl Supervisor {
         }
     }
 
+    /// Whether the membership is worth asking now.
+    fn has_place(&self) -> bool {
+        self.membership_after.is_none() && self.rejoin_at.is_none()
+    }
+
     /// A place in the group that is lost for good belongs to somebody else now, and so does the work.
     fn membership_failed(&mut self, error: &TopicError) {
-        self.membership_check.set_waiting(error.to_string());
         tracing::warn!(stage = self.stage.name(), %error, "group membership failed");
-        self.membership_after = Some(Instant::now() + self.ensure_backoff.next());
         if error.class() == ErrorClass::Stop {
             self.assigned.clear();
             self.reconcile();
+            if self.joined_at.elapsed() > PLACE_IS_SAFE_AFTER {
+                self.rejoin_backoff.reset();
+            }
+            self.rejoin_later(error);
+        } else {
+            self.membership_check.set_waiting(error.to_string());
+            self.membership_after = Some(Instant::now() + self.ensure_backoff.next());
+        }
+    }
+
+    fn rejoin_later(&mut self, error: &TopicError) {
+        let wait = self.rejoin_backoff.next();
+        self.membership_check.set_waiting(format!("{error}; joins anew in {} s", wait.as_secs() + 1));
+        self.rejoin_at = Some(Instant::now() + wait);
+    }
+
+    async fn rejoin(&mut self) {
+        self.rejoin_at = None;
+        let topics = self.subscribed.iter().cloned().collect();
+        match self.context.log.join(&self.context.group, topics).await {
+            Ok(membership) => {
+                self.membership_check.set_waiting("joining anew");
+                (self.membership, self.joined_at) = (membership, Instant::now());
+            }
+            Err(error) => self.rejoin_later(&error),
         }
     }
 

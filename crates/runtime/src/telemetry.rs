@@ -9,6 +9,7 @@ pub mod throttle;
 pub mod trace;
 
 mod export;
+mod libraries;
 #[cfg(test)]
 mod tests;
 
@@ -23,7 +24,7 @@ use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 use thiserror::Error;
 use tracing::level_filters::LevelFilter;
 use tracing::{Dispatch, Metadata};
-use tracing_subscriber::filter::{EnvFilter, FilterFn, ParseError};
+use tracing_subscriber::filter::{EnvFilter, FilterExt as _, FilterFn, ParseError};
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Identity, Layer, SubscriberExt};
 use tracing_subscriber::registry::Registry;
@@ -31,6 +32,7 @@ use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
 
 use crate::config::{self, LogFormat, TelemetryConfig};
 use export::Loud;
+use libraries::Libraries;
 
 pub use trace::{add_link, current_traceparent, set_parent, span_from, traceparent_of};
 
@@ -112,7 +114,8 @@ where
     let level = EnvFilter::try_new(&config.level)
         .map_err(|source| TelemetryError::Level { level: config.level.clone(), source })?;
     let provider = provider(config, service)?;
-    let mut layers = vec![format(config.logs, lines, colour).with_filter(level).boxed(), carrier()];
+    let shown = level.and(Libraries::default());
+    let mut layers = vec![format(config.logs, lines, colour).with_filter(shown).boxed(), carrier()];
     layers.extend(provider.as_ref().map(recorder));
     Ok((Dispatch::new(Registry::default().with(layers)), Guard { provider }))
 }

@@ -57,6 +57,11 @@ impl Groups {
         GroupMember { groups: self.clone(), group: group.to_owned(), id, changes }
     }
 
+    /// Everybody in a group loses the place for good, as a member does whose name another one took.
+    pub(crate) fn evict(&self, group: &str) {
+        self.0.lock().groups.remove(group);
+    }
+
     fn subscribe(&self, group: &str, id: u64, topics: Vec<TopicName>) {
         let mut state = self.0.lock();
         let member = state.groups.get_mut(group).and_then(|g| g.get_mut(&id));

@@ -152,6 +152,11 @@ impl MemoryLog {
         })
     }
 
+    /// Everybody in a group loses the place for good: only joining anew helps.
+    pub fn evict(&self, group: &str) {
+        self.inner.groups.evict(group);
+    }
+
     /// Deletes a topic with everything in it. Yields whether it was there.
     pub fn delete(&self, topic: &TopicName) -> bool {
         let gone = self.inner.state.lock().topics.remove(topic);

@@ -13,18 +13,18 @@ pub(crate) struct Throttle {
     state: Mutex<State>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct State {
     last: Option<Instant>,
     held_back: u64,
 }
 
 impl Throttle {
-    pub(crate) fn new(every: Duration) -> Self {
-        Self { every, state: Mutex::default() }
+    pub(crate) const fn new(every: Duration) -> Self {
+        Self { every, state: Mutex::new(State { last: None, held_back: 0 }) }
     }
 
-    pub(crate) fn once_a_second() -> Self {
+    pub(crate) const fn once_a_second() -> Self {
         Self::new(Duration::from_secs(1))
     }
 

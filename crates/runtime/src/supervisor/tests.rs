@@ -215,6 +215,32 @@ async fn a_task_that_does_not_drain_is_cut_off_when_its_partition_is_taken_away(
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_place_that_was_lost_for_good_is_asked_for_anew_and_later_each_time() {
+    let world = World::new(2).await;
+    let script: Script = Arc::new(|_, stop, _, _| {
+        async move {
+            stop.stopped().await;
+            Ok(())
+        }
+        .boxed()
+    });
+    let check = async {
+        let mut waits = Vec::new();
+        for lives in [2, 4, 6] {
+            world.shown("2 partitions").await;
+            assert_eq!(world.lives.load(Ordering::SeqCst), lives);
+            world.log.evict("g");
+            world.shown("joins anew in").await;
+            assert!(!world.health.is_ready());
+            waits.push(world.shown("2 partitions").await);
+        }
+        assert!(waits.is_sorted() && waits[2] > waits[0], "{waits:?}");
+        world.stop.request();
+    };
+    tokio::join!(world.supervise(script), check);
+}
+
+#[tokio::test(start_paused = true)]
 async fn stopping_takes_less_than_ten_seconds_whatever_tasks_do_and_leaves_the_group() {
     let world = World::new(3).await;
     let (sender, mut dropped) = mpsc::channel(8);

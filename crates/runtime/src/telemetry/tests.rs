@@ -70,6 +70,20 @@ fn json_lines_are_one_object_each_with_fields_on_top() {
 }
 
 #[test]
+fn a_library_says_the_same_once_a_second_and_what_is_ours_or_asked_for_is_shown_each_time() {
+    let config = TelemetryConfig { level: "info,hyper=debug".to_owned(), ..config() };
+    let text = logged(&config, || {
+        for attempt in 0..5 {
+            info!(target: "object_store::client::retry", attempt, "of a library");
+            info!(attempt, "of ours");
+            debug!(target: "hyper::client", attempt, "asked for");
+        }
+    });
+    let count = |part| text.lines().filter(|line| line.contains(part)).count();
+    assert_eq!((count("of a library"), count("of ours"), count("asked for")), (1, 5, 5), "{text}");
+}
+
+#[test]
 fn a_level_that_does_not_parse_names_the_key() {
     let config = TelemetryConfig { level: "info=loud".to_owned(), ..config() };
     let error = build(&config, "test", io::sink, false).unwrap_err();

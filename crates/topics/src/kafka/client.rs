@@ -1,6 +1,7 @@
 //! What all clients of librdkafka have in common: a quiet log, and errors with a class.
 //!
-//! Invariant: however loud librdkafka is, each client logs at most once a second. One of its lines is more than a line:
+//! Invariant: however loud librdkafka is and however many clients a process has (one for each partition it reads, and
+//! some more), all together log at most once a second of each kind. One of its lines is more than a line:
 //! it says that a topic was deleted and created again, which librdkafka knows (by the topic's id) and tells nowhere else.
 
 use std::collections::BTreeMap;
@@ -17,18 +18,22 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use crate::TopicError;
 use crate::throttle::Throttle;
 
+/// What all clients of this process say.
+static LINES: Throttle = Throttle::once_a_second();
+/// What troubles them: a broker that is away troubles all.
+static TROUBLE: Throttle = Throttle::once_a_second();
+
 /// Takes the log lines and global errors of one client.
 #[derive(Debug)]
 pub(super) struct Quiet {
     client: &'static str,
-    report: Throttle,
     last_error: Mutex<Option<String>>,
     recreations: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Quiet {
     pub(super) fn new(client: &'static str) -> Self {
-        Self { client, report: Throttle::once_a_second(), last_error: Mutex::new(None), recreations: Mutex::default() }
+        Self { client, last_error: Mutex::new(None), recreations: Mutex::default() }
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
@@ -48,14 +53,14 @@ impl Quiet {
             tracing::trace!(client = self.client, facility, message, "librdkafka");
         } else if level as i32 > RDKafkaLogLevel::Warning as i32 {
             tracing::debug!(client = self.client, facility, message, "librdkafka");
-        } else if let Some(held_back) = self.report.pass() {
+        } else if let Some(held_back) = LINES.pass() {
             tracing::warn!(client = self.client, facility, message, held_back, "librdkafka");
         }
     }
 
     pub(super) fn take_error(&self, error: &KafkaError, reason: &str) {
         *self.last_error.lock() = Some(reason.to_owned());
-        if let Some(held_back) = self.report.pass() {
+        if let Some(held_back) = TROUBLE.pass() {
             tracing::warn!(client = self.client, %error, reason, held_back, "Kafka client in trouble; it goes on trying");
         }
     }
