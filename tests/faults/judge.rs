@@ -1,14 +1,13 @@
 //! Load and judgement, both by the product's own `tailwater verify`: it sends rows and keeps a ledger, then compares.
 
 use std::{
-    path::Path,
     process::Output,
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::{process::Process, python};
+use testkit::{process::Process, python, repository};
 
 use crate::{
     field::{Field, PARTITIONS, PRODUCERS},
@@ -127,7 +126,7 @@ pub(crate) fn check(field: &Field, within: Duration, strangers: Strangers) -> Re
         program = program.arg("--other-runs");
     }
     if let Some(python) = python::interpreter()? {
-        let reader = Path::new(env!("CARGO_MANIFEST_DIR")).join("../pipelines/verify/readers/reader.py");
+        let reader = repository("pipelines/verify/readers/reader.py");
         program = program.args(["--reader-command", &format!("{} {} duckdb", python.display(), reader.display())]);
     }
     let mut output = program.run()?;

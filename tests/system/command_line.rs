@@ -7,10 +7,11 @@ use testkit::{
     http,
     ports::free_port,
     process::{Process, Program},
+    repository,
     s3::VersityGateway,
 };
 
-use crate::deployment::{START_LIMIT, repository};
+use crate::deployment::START_LIMIT;
 
 fn tailwater(folder: &std::path::Path, arguments: &[&str]) -> Result<Output> {
     Program::named("tailwater")?.args(arguments.iter().copied()).in_folder(folder).run()

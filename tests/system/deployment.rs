@@ -183,9 +183,3 @@ pub(crate) fn settled(ledger: &[Value]) -> bool {
 pub(crate) fn account<'a>(ledger: &'a [Value], name: &str) -> &'a Value {
     ledger.iter().find(|account| account["name"] == name).unwrap_or(&Value::Null)
 }
-
-/// A folder of the repository: the one `cargo test` runs in, which need not be the one that built the test.
-pub(crate) fn repository(path: &str) -> PathBuf {
-    let member = std::env::var_os("CARGO_MANIFEST_DIR").unwrap_or_else(|| env!("CARGO_MANIFEST_DIR").into());
-    Path::new(&member).join("..").join(path)
-}

@@ -17,14 +17,13 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, ensure};
 use runtime::config::{Config, LoadOptions};
-use testkit::process::Program;
+use testkit::{process::Program, repository};
 
 use self::{
     blocks::{Block, blocks, commands, inline_code},
     elsewhere::{Elsewhere, PROGRAMS, is_elsewhere},
     workspace::Workspace,
 };
-use crate::deployment::repository;
 
 /// Folders with documents, each searched without those below it.
 const FOLDERS: [&str; 6] = ["", "docs", "benches", "data", "data/shop", "pipelines/shop"];

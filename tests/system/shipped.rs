@@ -4,11 +4,11 @@ use std::{collections::BTreeSet, fs};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::http;
+use testkit::{http, repository};
 
 use crate::{
     command_line::{Up, text},
-    deployment::{START_LIMIT, repository},
+    deployment::START_LIMIT,
 };
 
 /// Metrics of things that do not happen in the few seconds of this test.

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, fs, time::Duration};
 
 use anyhow::Result;
-use testkit::python;
+use testkit::{python, repository};
 
-use crate::deployment::{Deployment, account, repository, settled};
+use crate::deployment::{Deployment, account, settled};
 
 const FILES: [(&str, &str); 6] = [
     ("customers", "customers.csv"),

@@ -10,9 +10,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
-use testkit::{ports::free_port, python};
+use testkit::{ports::free_port, python, repository};
 
-use crate::deployment::{Deployment, START_LIMIT, repository};
+use crate::deployment::{Deployment, START_LIMIT};
 
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CLIENT_SPAN: &str = "b7ad6b7169203331";

@@ -12,10 +12,10 @@ use serde_json::Value;
 use testkit::{
     ports::free_port,
     process::{Process, Program},
-    python,
+    python, repository,
 };
 
-use crate::deployment::{Deployment, START_LIMIT, repository};
+use crate::deployment::{Deployment, START_LIMIT};
 
 const ROWS: u64 = 3000;
 

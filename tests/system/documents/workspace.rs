@@ -13,10 +13,11 @@ use anyhow::{Context as _, Result, ensure};
 use testkit::{
     ports::free_port,
     process::{self, Process, Program},
+    repository,
 };
 
 use super::blocks::{Block, shows};
-use crate::deployment::{START_LIMIT, repository};
+use crate::deployment::START_LIMIT;
 
 /// The address that documents say and that programs use where nothing else is configured.
 const USUAL_ADDRESS: &str = "127.0.0.1:8080";
