@@ -286,6 +286,10 @@ impl Probe {
             error @ Error::NotFound { .. } => {
                 refused(format!("it does not know {bucket} or the access key; check both"), error)
             }
+            error if error.to_string().contains("RequestTimeTooSkewed") => refused(
+                "the clock of this machine is too far from the store's; set it, and keep it set (NTP)".to_owned(),
+                error,
+            ),
             error @ Error::PermissionDenied { .. } => refused(
                 format!("the credentials may not list, read, write and delete in {bucket}; check keys and policy"),
                 error,
