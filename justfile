@@ -18,7 +18,7 @@ test:
     cargo test --workspace
 
 # Kill, freeze, cut off and starve real processes on real Kafka and S3, and count every row: short, long, negative,
-# list, report FILE (a page made from a file of results). CI runs the kills of `short` and one control.
+# list, report FILE (a page made from a file of results). CI runs `short` and `negative`.
 faults *arguments:
     cargo build --workspace --bins --test faults
     cargo test --workspace --test faults -- {{arguments}}
@@ -41,6 +41,7 @@ demo:
 
 # Measure; benches/README.md says what and how.
 bench *arguments:
+    cargo build --profile dist -p tailwater -p benches
     cargo run --profile dist -p benches -- {{arguments}}
 
 # Kafka, an S3 server and the four services in containers; add `--profile observability` for dashboards.

@@ -1,4 +1,4 @@
-//! The processes of one run, started from the programs built beside this one, in a folder of their own.
+//! The processes of one run, each the `tailwater` built beside this program, in a folder of their own.
 
 use std::{
     fs,
@@ -49,32 +49,32 @@ impl Stand {
         if self.kafka.is_none() {
             return self.start_one("tailwater", "http", &["up"]);
         }
-        SERVICES.iter().try_for_each(|service| self.start_one(service, service, &[]))
+        SERVICES.iter().try_for_each(|service| self.start_one(service, service, &["serve", service]))
     }
 
-    fn start_one(&mut self, program: &str, section: &str, arguments: &[&str]) -> Result<()> {
+    fn start_one(&mut self, name: &str, section: &str, arguments: &[&str]) -> Result<()> {
         let port = free_port()?;
-        let mut process = Program::at(built(program)?)
+        let mut process = Program::at(tailwater()?)
             .args(arguments.iter().copied())
             .args(["--config", "tailwater.toml", "--set"])
             .arg(format!("{section}.listen=127.0.0.1:{port}"))
             .in_folder(self.folder.path())
-            .log_to(self.folder.path().join(format!("{program}.log")))
+            .log_to(self.folder.path().join(format!("{name}.log")))
             .start()?;
         process.wait_until_ready(&format!("http://127.0.0.1:{port}/livez"), START_LIMIT)?;
-        self.processes.push((program.to_owned(), process));
-        self.ports.push((program.to_owned(), port));
+        self.processes.push((name.to_owned(), process));
+        self.ports.push((name.to_owned(), port));
         Ok(())
     }
 
-    pub(crate) fn url(&self, program: &str) -> String {
-        let program = if self.kafka.is_none() { "tailwater" } else { program };
-        let port = self.ports.iter().find(|(name, _)| name == program).map_or(0, |(_, port)| *port);
+    pub(crate) fn url(&self, service: &str) -> String {
+        let wanted = if self.kafka.is_none() { "tailwater" } else { service };
+        let port = self.ports.iter().find(|(name, _)| name == wanted).map_or(0, |(_, port)| *port);
         format!("http://127.0.0.1:{port}")
     }
 
     pub(crate) fn tailwater(&self, door: &str, arguments: &[&str]) -> Result<String> {
-        let mut program = Program::at(built("tailwater")?);
+        let mut program = Program::at(tailwater()?);
         if !door.is_empty() {
             program = program.args(["--url", &self.url(door)]);
         }
@@ -149,9 +149,9 @@ impl Stand {
     }
 }
 
-/// A program built beside this one.
-fn built(name: &str) -> Result<PathBuf> {
-    let path = std::env::current_exe()?.with_file_name(name);
-    ensure!(path.exists(), "`{}` is not built; run `cargo build --release --workspace --bins` first", path.display());
+/// The program built beside this one.
+fn tailwater() -> Result<PathBuf> {
+    let path = std::env::current_exe()?.with_file_name("tailwater");
+    ensure!(path.exists(), "`{}` is not built; build it with the same profile first: -p tailwater", path.display());
     Ok(path)
 }
