@@ -10,7 +10,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use testkit::http;
 
-pub(crate) use table::{Act, Fault, Ground, catalogue};
+pub(crate) use table::{Act, Fault, Ground, Whole, catalogue};
 
 use crate::{
     field::Field,

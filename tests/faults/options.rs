@@ -60,7 +60,7 @@ impl Options {
             Some("report") => Order::Report(words.next().context(USAGE)?.into()),
             Some(other) => bail!("`{other}` is nothing that can be asked for; {USAGE}"),
         };
-        let (mut only, mut runs, mut seed, mut rate, mut results) = (Vec::new(), None, None, 2000, None);
+        let (mut only, mut runs, mut seed, mut rate, mut results) = (Vec::new(), None, None, 1000, None);
         let mut protocol = "classic".to_owned();
         while let Some(flag) = words.next() {
             let value = words.next().with_context(|| format!("`{flag}` needs a value; {USAGE}"))?;

@@ -11,6 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use testkit::repository;
 
 /// What a block of runs of one fault came to.
 #[derive(Clone, Debug, Default)]
@@ -83,7 +84,8 @@ impl Results {
     pub(crate) fn append(&self, record: &Record) -> Result<()> {
         let mut file = OpenOptions::new().create(true).append(true).open(&self.path);
         let file = file.as_mut().map_err(|error| anyhow::anyhow!("open {}: {error}", self.path.display()))?;
-        writeln!(file, "{}", record.to_json()).context("write a result")
+        // In one piece: several fields are judged at the same time.
+        file.write_all(format!("{}\n", record.to_json()).as_bytes()).context("write a result")
     }
 
     /// All results so far, with the day and the commit of each.
@@ -122,7 +124,6 @@ fn commit() -> String {
 }
 
 fn printed(program: &str, arguments: &[&str]) -> String {
-    let folder = env!("CARGO_MANIFEST_DIR");
-    let output = Command::new(program).args(arguments).current_dir(folder).output();
+    let output = Command::new(program).args(arguments).current_dir(repository(".")).output();
     output.map(|output| String::from_utf8_lossy(&output.stdout).trim().to_owned()).unwrap_or_default()
 }

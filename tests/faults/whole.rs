@@ -36,7 +36,7 @@ pub(crate) struct Task<'a> {
     pub(crate) options: &'a Options,
     pub(crate) seed: u64,
     /// A safeguard to switch off in every process.
-    pub(crate) without: Option<&'static str>,
+    pub(crate) without: Option<&'a str>,
 }
 
 /// How it ended.

@@ -85,14 +85,15 @@ pub(super) fn rebalance_storm(field: &Field, random: &mut Random) -> Result<Run>
     recovered(field, service, Instant::now())
 }
 
-/// A life whose clock is an hour off, ahead or behind; then one with the right time.
+/// A life whose clock is ten minutes off, ahead or behind; then one with the right time. A store refuses requests that
+/// are more than a quarter of an hour off.
 pub(super) fn wrong_clock(field: &Field, random: &mut Random) -> Result<Run> {
     let Some(library) = libfaketime() else {
         return Ok(Run::Skipped("libfaketime is not installed (Debian package `faketime`)".to_owned()));
     };
     let service = *random.pick(&Service::HOPS);
     let name = one_of(service, random);
-    let shift = if random.chance(50) { "+3600" } else { "-3600" };
+    let shift = if random.chance(50) { "+600" } else { "-600" };
     let shifted =
         Start::default().env("LD_PRELOAD", library).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
     field.instance(&name)?.kill()?;

@@ -23,7 +23,7 @@ pub(crate) enum Ground {
 /// Does a fault once and waits for the recovery.
 type Inject = Box<dyn Fn(&Field, &mut Random) -> Result<Run> + Send + Sync>;
 /// Does everything itself, from set-up to judgement.
-type Whole = fn(&whole::Task) -> Result<whole::Outcome>;
+pub(crate) type Whole = fn(&whole::Task) -> Result<whole::Outcome>;
 
 /// How a fault is done.
 pub(crate) enum Act {
@@ -80,7 +80,7 @@ impl Fault {
 
     /// Whether both can be done in one block.
     pub(crate) fn shares_with(&self, other: &Self) -> bool {
-        self.ground == other.ground && self.over == other.over
+        self.ground == other.ground && self.ground != Ground::Own && self.over == other.over
     }
 
     fn on(self, ground: Ground) -> Self {
@@ -130,7 +130,11 @@ fn of_processes() -> Vec<Fault> {
             "three members that join and are killed, 3 s each",
             processes::rebalance_storm,
         ),
-        Fault::under_load("wrong-clock", "a process whose clock is an hour ahead or behind", processes::wrong_clock),
+        Fault::under_load(
+            "wrong-clock",
+            "a process whose clock is ten minutes ahead or behind",
+            processes::wrong_clock,
+        ),
     ]
 }
 
