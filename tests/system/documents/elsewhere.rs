@@ -16,7 +16,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build --workspace", "`cargo test --workspace` builds the same"),
     (
         "cargo test --workspace --test faults -- *",
-        "CI runs `short` and `negative`; `long` takes many hours, and the rest prints",
+        "CI runs the kills of the short set and one control; the rest takes from many minutes to hours",
     ),
     ("cargo build --release --workspace --bins", "the step `demo` builds the same profile; the rest is for measuring"),
     ("cargo run --release -p benches -- *", "a measurement: minutes of a quiet machine, nothing to compare with"),
