@@ -4,20 +4,17 @@
 //! happen, and counts what it held back (`throttle`); libraries do neither.
 //! Deliberately absent: limits for debug and trace lines. Whoever asks for those wants them all.
 
-use std::collections::HashMap;
-use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, Instant};
-
-use tracing::callsite::Identifier;
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
 use tracing_subscriber::layer::{Context, Filter};
 
+use super::throttle::Throttle;
+use crate::clock::{Clock as _, SystemClock};
+
 /// Our crates, as the targets of their lines begin.
-const OURS: [&str; 13] = [
+const OURS: [&str; 12] = [
     "analysis",
     "batch",
-    "benches",
     "delivery",
     "engine",
     "ingestion",
@@ -29,25 +26,11 @@ const OURS: [&str; 13] = [
     "topics",
     "transformation",
 ];
-const EVERY: Duration = Duration::from_secs(1);
 
 /// Lets lines of libraries through, not too many.
 #[derive(Debug, Default)]
 pub(super) struct Libraries {
-    /// By place in the code, of which there are only so many.
-    shown: Mutex<HashMap<Identifier, Instant>>,
-}
-
-impl Libraries {
-    fn is_due(&self, place: Identifier) -> bool {
-        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
-        let now = Instant::now();
-        let is_due = shown.get(&place).is_none_or(|last| now.duration_since(*last) >= EVERY);
-        if is_due {
-            shown.insert(place, now);
-        }
-        is_due
-    }
+    throttle: Throttle,
 }
 
 impl<S: Subscriber> Filter<S> for Libraries {
@@ -61,10 +44,30 @@ impl<S: Subscriber> Filter<S> for Libraries {
 
     fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
         let metadata = event.metadata();
-        is_ours(metadata) || *metadata.level() > Level::INFO || self.is_due(metadata.callsite())
+        // The name of an event is its place in the code.
+        let is_due = || self.throttle.permit(metadata.name(), SystemClock.now_ms()).is_some();
+        is_ours(metadata) || *metadata.level() > Level::INFO || is_due()
     }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
     OURS.contains(&metadata.target().split("::").next().unwrap_or_default())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::{collections::BTreeSet, fs, path::PathBuf};
+
+    use super::*;
+
+    #[test]
+    fn ours_are_the_crates_of_this_workspace_that_say_something() {
+        let root = PathBuf::from(std::env::var_os("CARGO_MANIFEST_DIR").unwrap()).join("../..");
+        let names = ["crates", "services"].map(|folder| fs::read_dir(root.join(folder)).unwrap()).into_iter().flatten();
+        let mut found: BTreeSet<String> =
+            names.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        assert!(found.remove("testkit"));
+        assert_eq!(found, OURS.map(str::to_owned).into());
+    }
 }
