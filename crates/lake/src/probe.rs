@@ -347,6 +347,18 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_refusal_for_the_clock_names_the_clock() {
+        let (store, url) = (Arc::new(object_store::memory::InMemory::new()), "s3://lake/".to_owned());
+        let probe = Probe { store, url, prefix: String::new() };
+        let refusal = |code: &str| {
+            let source = format!("<Error><Code>{code}</Code></Error>").into();
+            probe.explain(Error::PermissionDenied { path: "probe".to_owned(), source }).to_string()
+        };
+        assert!(refusal("RequestTimeTooSkewed").contains("the clock of this machine"));
+        assert!(refusal("AccessDenied").contains("may not list, read, write and delete"));
+    }
+
+    #[test]
     fn a_race_is_won_by_exactly_one_whose_object_stays() {
         assert_eq!(judge(&[3], false, Some(b"racer 3")), Race::OneWinner);
         assert_eq!(judge(&[], true, Some(b"racer 3")), Race::Undecided);
