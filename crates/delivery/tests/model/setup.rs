@@ -102,6 +102,7 @@ impl Setup {
         self.missing == Some(Missing::Safeguard(safeguard))
     }
 
+    /// Whether the table does compare.
     pub(crate) fn audits(&self) -> bool {
         self.audit && !self.lacks(Safeguard::Audit)
     }
