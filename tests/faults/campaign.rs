@@ -114,14 +114,7 @@ impl<'a> Campaign<'a> {
 
     /// One block on this field or on a fresh one; the field where it may be used again.
     fn on_field(&self, field: Option<Used>, lanes: &[Lane<'_>]) -> Result<Option<Used>> {
-        let ground = lanes[0].fault.ground;
-        let brokers = if ground == Ground::Cluster { 3 } else { 1 };
-        let fresh = || Field::set_up(brokers, self.options.seed, &self.options.start());
-        let used = match field {
-            Some(used) => Some(used),
-            None => fresh()?.map(|field| Used { field, ground, blocks: 0 }),
-        };
-        let Some(mut used) = used else {
+        let Some(mut used) = field.map_or_else(|| self.set_up(lanes[0].fault.ground), |used| Ok(Some(used)))? else {
             self.skip(lanes, "peers are missing")?;
             return Ok(None);
         };
@@ -131,6 +124,12 @@ impl<'a> Campaign<'a> {
         }
         println!("  the logs are in {}", used.field.keep().display());
         Ok(None)
+    }
+
+    fn set_up(&self, ground: Ground) -> Result<Option<Used>> {
+        let brokers = if ground == Ground::Cluster { 3 } else { 1 };
+        let field = Field::set_up(brokers, self.options.seed, &self.options.start())?;
+        Ok(field.map(|field| Used { field, ground, blocks: 0 }))
     }
 
     /// One block; whether the field may be used again.

@@ -3,15 +3,10 @@
 //! Invariants: every process writes logs of its own into the field's folder and none outlives it; whatever a fault did
 //! to peers and links is undone by [`Field::heal`].
 
-use std::{
-    collections::BTreeMap,
-    fs,
-    path::PathBuf,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, fs, path::PathBuf, time::Duration};
 
 use anyhow::{Context as _, Result};
+use parking_lot::{Mutex, MutexGuard};
 use testkit::{
     chaos::HttpProxy,
     kafka::{Kafka, Setup},
@@ -65,10 +60,6 @@ pub(crate) struct Field {
     path: PathBuf,
 }
 
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Field {
     /// Starts everything and waits until all of it is ready. `None` where a peer is missing.
     ///
@@ -99,7 +90,7 @@ impl Field {
     /// Starts the instances that do not run, and waits until all are ready.
     pub(crate) fn start_missing(&self, limit: Duration) -> Result<()> {
         for instance in self.instances.values() {
-            let mut instance = held(instance);
+            let mut instance = instance.lock();
             if !instance.is_running() {
                 instance.kill()?;
                 instance.start(&Start::default())?;
@@ -110,34 +101,34 @@ impl Field {
 
     /// Waits until every instance says it is ready.
     pub(crate) fn wait_until_ready(&self, limit: Duration) -> Result<()> {
-        self.instances.values().try_for_each(|instance| held(instance).wait_until_ready(limit))
+        self.instances.values().try_for_each(|instance| instance.lock().wait_until_ready(limit))
     }
 
     /// The instance of this name.
     pub(crate) fn instance(&self, name: &str) -> Result<MutexGuard<'_, Instance>> {
-        Ok(held(self.instances.get(name).with_context(|| format!("there is no instance `{name}`"))?))
+        Ok(self.instances.get(name).with_context(|| format!("there is no instance `{name}`"))?.lock())
     }
 
     /// One more instance, beside those there are: a twin of `of` where nothing tells them apart.
     pub(crate) fn start_extra(&self, name: &str) -> Result<()> {
-        let always = through(&held(&self.kafka), &self.s3, name, self.always.clone())?;
+        let always = through(&self.kafka.lock(), &self.s3, name, self.always.clone())?;
         let mut instance = Instance::new(name, &self.path, always)?;
         instance.start(&Start::default())?;
-        held(&self.extras).push(instance);
+        self.extras.lock().push(instance);
         Ok(())
     }
 
     /// Ends the extra instances.
     pub(crate) fn kill_extras(&self) -> Result<()> {
-        held(&self.extras).iter_mut().try_for_each(Instance::kill)
+        self.extras.lock().iter_mut().try_for_each(Instance::kill)
     }
 
     pub(crate) fn kafka(&self) -> MutexGuard<'_, Kafka> {
-        held(&self.kafka)
+        self.kafka.lock()
     }
 
     pub(crate) fn store(&self) -> MutexGuard<'_, VersityGateway> {
-        held(&self.store)
+        self.store.lock()
     }
 
     pub(crate) fn path(&self) -> &std::path::Path {
@@ -146,16 +137,16 @@ impl Field {
 
     /// From now on every check looks at this ledger too.
     pub(crate) fn note_ledger(&self, ledger: PathBuf) {
-        held(&self.ledgers).0.push(ledger);
+        self.ledgers.lock().0.push(ledger);
     }
 
     pub(crate) fn ledgers(&self) -> Vec<PathBuf> {
-        held(&self.ledgers).0.clone()
+        self.ledgers.lock().0.clone()
     }
 
     /// How many of `rows` rows of all ledgers were not there at the last check.
     pub(crate) fn newly_judged(&self, rows: u64) -> u64 {
-        let judged = std::mem::replace(&mut held(&self.ledgers).1, rows);
+        let judged = std::mem::replace(&mut self.ledgers.lock().1, rows);
         rows.saturating_sub(judged)
     }
 
@@ -180,7 +171,7 @@ impl Field {
     pub(crate) fn habits(&self) -> (BTreeMap<&'static str, u64>, Vec<String>) {
         let (mut peaks, mut floods) = (BTreeMap::new(), Vec::new());
         for instance in self.instances.values() {
-            let mut instance = held(instance);
+            let mut instance = instance.lock();
             instance.note_usage();
             let peak: &mut u64 = peaks.entry(instance.service.name()).or_default();
             *peak = instance.peak_rss().max(*peak);
@@ -195,7 +186,7 @@ impl Field {
 
     /// Keeps the folder with all logs after the end; where it is.
     pub(crate) fn keep(&self) -> PathBuf {
-        if let Some(folder) = held(&self.folder).take() {
+        if let Some(folder) = self.folder.lock().take() {
             return folder.keep();
         }
         self.path.clone()

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -14,6 +14,7 @@ use anyhow::{Context as _, Result, bail};
 use batch::decode_envelope;
 use delivery::ErrorClass;
 use lake::{Snapshot, app_id};
+use parking_lot::Mutex;
 use pipeline::{Graph, TableStage};
 use runtime::{
     config::{Config, LoadOptions},
@@ -61,10 +62,6 @@ struct Followers {
     known: BTreeSet<(String, u32)>,
     running: JoinSet<()>,
     looked: Option<Instant>,
-}
-
-fn held<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Observer {
@@ -172,13 +169,13 @@ impl Observer {
 
     /// The newest state of a table by its log; `None` before its first commit.
     pub(crate) async fn snapshot(&self, table: &TableStage) -> Result<Option<Snapshot>> {
-        let known = held(&self.snapshots).get(&table.folder).cloned();
+        let known = self.snapshots.lock().get(&table.folder).cloned();
         let newest = match known {
             Some(known) => Some(known.refresh(&self.edges.lake).await?),
             None => Snapshot::load(&self.edges.lake, &table.folder).await?,
         };
         if let Some(newest) = &newest {
-            held(&self.snapshots).insert(table.folder.clone(), newest.clone());
+            self.snapshots.lock().insert(table.folder.clone(), newest.clone());
         }
         Ok(newest)
     }
@@ -195,7 +192,7 @@ impl Observer {
     }
 
     fn covered_by_writers(&self, ways: impl Iterator<Item = (String, String, String)>) -> Marks {
-        let covered = held(&self.covered);
+        let covered = self.covered.lock();
         let mut marks = Marks::new();
         for (input, channel, writer) in ways {
             let prefix = format!("{writer}/");
@@ -225,7 +222,7 @@ impl Observer {
     /// Follows the channels that are not followed yet.
     fn follow(&self, graph: &Graph) -> Result<()> {
         let sources = graph.sources.iter().map(|source| &source.channel);
-        let mut followers = held(&self.followers);
+        let mut followers = self.followers.lock();
         if followers.looked.is_some_and(|looked| looked.elapsed() < LOOK_FOR_CHANNELS_EVERY) {
             return Ok(());
         }
@@ -298,7 +295,7 @@ async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, covered: Cov
                             next = message.offset + 1;
                             let Ok(envelope) = decode_envelope(&message.headers) else { continue };
                             let writer = envelope.origin.writer.as_str().to_owned();
-                            let mut covered = held(&covered);
+                            let mut covered = covered.lock();
                             let to = covered.entry((channel.clone(), partition, writer)).or_default();
                             *to = envelope.origin.to.offset.max(*to);
                         }

@@ -1,12 +1,9 @@
 //! Work that several threads take from: each takes the next piece when it is done with the last.
 
-use std::{
-    sync::{Mutex, PoisonError},
-    thread,
-    vec::IntoIter,
-};
+use std::{thread, vec::IntoIter};
 
 use anyhow::{Result, anyhow};
+use parking_lot::Mutex;
 
 /// What is still to be done.
 pub(crate) struct Queue<T>(Mutex<IntoIter<T>>);
@@ -18,7 +15,7 @@ impl<T: Send> Queue<T> {
 
     /// The next piece, for whoever asks first.
     pub(crate) fn next(&self) -> Option<T> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).next()
+        self.0.lock().next()
     }
 
     /// So many threads that do the same: take from the queue until it is empty. One of their errors, if there are any.
