@@ -42,7 +42,7 @@ demo:
 # Measure; benches/README.md says what and how.
 bench *arguments:
     cargo build --profile dist -p tailwater -p benches
-    cargo run --profile dist -p benches -- {{arguments}}
+    "${CARGO_TARGET_DIR:-target}/dist/benches" {{arguments}}
 
 # Kafka, an S3 server and the four services in containers; add `--profile observability` for dashboards.
 compose *arguments:

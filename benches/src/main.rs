@@ -19,7 +19,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 /// Measures Tailwater.
 #[derive(Debug, Parser)]
 #[command(
-    after_help = "Examples:\n  cargo run --release -p benches -- stages\n  cargo run --release -p benches -- path --rows 4000000 --rows-per-message 100\n  cargo run --release -p benches -- latency --rate 50000"
+    after_help = "Examples:\n  benches stages\n  benches path --rows 4000000 --rows-per-message 100\n  benches latency --rate 50000"
 )]
 struct Arguments {
     #[command(subcommand)]

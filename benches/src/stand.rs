@@ -107,7 +107,7 @@ impl Stand {
                 return Ok(ledger);
             }
             ensure!(started.elapsed() < Duration::from_secs(900), "not settled: {ledger:#?}");
-            // Each question costs analysis a replay of the ledger, which is in the figure.
+            // Each question costs analysis a look at every table, which is in the figure.
             std::thread::sleep(Duration::from_millis(250));
         }
     }

@@ -18,8 +18,10 @@ const NOT_RUN: &[(&str, &str)] = &[
         "cargo test --workspace --test faults -- *",
         "CI runs the kills of the short set and one control; the rest takes from many minutes to hours",
     ),
-    ("cargo build --release --workspace --bins", "the step `demo` builds the same profile; the rest is for measuring"),
-    ("cargo run --release -p benches -- *", "a measurement: minutes of a quiet machine, nothing to compare with"),
+    (
+        "cargo build --release -p tailwater -p benches",
+        "the step `demo` builds the same profile; the rest is for measuring",
+    ),
     ("docker compose *", "needs a container engine; the file is checked against its schema and our config loader"),
     ("mvn dependency:copy *", "downloads what `data/shop` was made from; the files are checked by `expected.py`"),
     ("python3 data/shop/convert.py *", "needs that download"),
