@@ -8,13 +8,14 @@
 //! Pure: no I/O, no clock. Deliberately absent: positions and totals (`batcher`), and what becomes of rejected rows
 //! (`reject`).
 //!
-//! Integers in a TIMESTAMP column are microseconds since 1970 in every format; texts without an offset are UTC.
+//! Integers in a TIMESTAMP column of JSON are microseconds since 1970; texts without an offset are UTC.
 
 mod arrow_stream;
 mod csv;
+mod decimals;
+mod exact_numbers;
 mod json;
 mod oversized;
-mod whole_numbers;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},

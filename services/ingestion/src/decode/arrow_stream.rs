@@ -11,12 +11,13 @@ use arrow::{
     buffer::BooleanBuffer,
     compute::{CastOptions, cast_with_options, filter_record_batch},
     datatypes::{DataType, Field},
+    error::ArrowError,
 };
 use batch::{Compression, Limits, decode_stream, encode_stream};
 use bytes::Bytes;
 use topics::Message;
 
-use super::{Decoded, Fault, Part, Shape, Verdict, guarded, too_many_rows, too_many_rows_reason};
+use super::{Decoded, Fault, Part, Shape, Verdict, decimals, guarded, too_many_rows, too_many_rows_reason};
 
 pub(super) struct ArrowDecoder {
     shape: Shape,
@@ -80,7 +81,7 @@ impl ArrowDecoder {
         if rows == 0 {
             return Ok(());
         }
-        let defect = |error: arrow::error::ArrowError| Verdict::new(Fault::Value, error.to_string());
+        let defect = |error: ArrowError| Verdict::new(Fault::Value, error.to_string());
         let batch = if rows == batch.num_rows() {
             RecordBatch::try_new(Arc::clone(&self.shape.schema), columns).map_err(defect)?
         } else {
@@ -91,7 +92,7 @@ impl ArrowDecoder {
     }
 
     /// The good rows only. Bad rows may hold NULLs the schema forbids, so they go before the schema is put on.
-    fn keep(&self, columns: Vec<ArrayRef>, good: &BooleanArray) -> Result<RecordBatch, arrow::error::ArrowError> {
+    fn keep(&self, columns: Vec<ArrayRef>, good: &BooleanArray) -> Result<RecordBatch, ArrowError> {
         let loose = |field: &Arc<Field>| Arc::new(field.as_ref().clone().with_nullable(true));
         let loose = arrow::datatypes::Schema::new(self.shape.schema.fields().iter().map(loose).collect::<Vec<_>>());
         let kept = filter_record_batch(&RecordBatch::try_new(Arc::new(loose), columns)?, good)?;
@@ -133,13 +134,8 @@ impl Fitted {
             let reason = format!("column `{}`: expected {expected}, found {found}", field.name());
             return Err(Verdict::of_column(Fault::Columns, field.name(), reason));
         }
-        let cast = if found == expected {
-            Arc::clone(sent)
-        } else {
-            let options = CastOptions { safe: true, ..CastOptions::default() };
-            cast_with_options(sent, expected, &options)
-                .map_err(|error| Verdict::of_column(Fault::Columns, field.name(), error.to_string()))?
-        };
+        let cast = cast(sent, expected)
+            .map_err(|error| Verdict::of_column(Fault::Columns, field.name(), error.to_string()))?;
         self.judge_nulls(field, sent, &cast);
         Ok(cast)
     }
@@ -163,6 +159,19 @@ impl Fitted {
                 self.faults.push((row, Verdict::missing(field.name())));
             }
         }
+    }
+}
+
+/// Casts value by value: one that does not fit becomes NULL.
+fn cast(sent: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
+    match expected {
+        same if sent.data_type() == same => Ok(Arc::clone(sent)),
+        DataType::Decimal128(precision, scale) if decimals::are_texts(sent.data_type()) => {
+            let decimals = decimals::from_texts(sent, *precision, *scale);
+            let decimals = decimals.ok_or_else(|| ArrowError::CastError("its texts cannot be read".to_owned()))?;
+            Ok(Arc::new(decimals))
+        }
+        other => cast_with_options(sent, other, &CastOptions { safe: true, ..CastOptions::default() }),
     }
 }
 

@@ -9,7 +9,7 @@
 use std::{ops::Range, sync::Arc};
 
 use arrow::{
-    array::{ArrayRef, RecordBatch, new_null_array},
+    array::{Array as _, ArrayRef, RecordBatch, new_null_array},
     csv::{ReaderBuilder, reader::Decoder as RecordDecoder},
     datatypes::{DataType, Field, Schema, SchemaRef},
 };
@@ -17,7 +17,7 @@ use bytes::Bytes;
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, guarded, too_many_rows,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, decimals, guarded, too_many_rows,
     too_many_rows_reason, with_zone,
 };
 
@@ -34,7 +34,7 @@ pub(super) struct CsvDecoder {
 
 /// How a message's fields become the source's columns.
 struct Layout {
-    /// Every field of a record, in order; unknown ones as text.
+    /// Every field of a record, in order; unknown ones and decimals as text.
     fields: SchemaRef,
     /// The fields that are declared columns.
     projection: Vec<usize>,
@@ -148,7 +148,10 @@ impl Layout {
             }
             columns[column] = Some(projection.len());
             projection.push(place);
-            fields.push(Arc::clone(field));
+            fields.push(match field.data_type() {
+                DataType::Decimal128(_, _) => Arc::new(field.as_ref().clone().with_data_type(DataType::Utf8)),
+                _ => Arc::clone(field),
+            });
         }
         let fields = Arc::new(Schema::new(fields));
         let schema = Arc::clone(&shape.schema);
@@ -186,13 +189,11 @@ impl Layout {
 
     /// The projected fields in the order of the declared columns, with NULLs where there is no field.
     fn arrange(&self, projected: &RecordBatch) -> Option<RecordBatch> {
-        let column = |(field, place): (&Arc<Field>, &Option<usize>)| -> ArrayRef {
-            match place {
-                Some(place) => with_zone(projected.column(*place), field.data_type()),
-                None => new_null_array(field.data_type(), projected.num_rows()),
-            }
+        let column = |(field, place): (&Arc<Field>, &Option<usize>)| match place {
+            Some(place) => finished(projected.column(*place), field.data_type()),
+            None => Some(new_null_array(field.data_type(), projected.num_rows())),
         };
-        let columns = self.schema.fields().iter().zip(&self.columns).map(column).collect();
+        let columns = self.schema.fields().iter().zip(&self.columns).map(column).collect::<Option<_>>()?;
         RecordBatch::try_new(Arc::clone(&self.schema), columns).ok()
     }
 
@@ -213,12 +214,22 @@ impl Layout {
             if value.is_empty() && !field.is_nullable() {
                 return Verdict::missing(field.name());
             }
+            if let Some(fault) = self.decimal_fault(field.name(), value) {
+                return Verdict::of_column(Fault::Value, field.name(), format!("column `{}`: {fault}", field.name()));
+            }
             if self.column_fails(place, record) {
                 let reason = format!("column `{}`: cannot read `{value}` as {}", field.name(), field.data_type());
                 return Verdict::of_column(Fault::Value, field.name(), reason);
             }
         }
         Verdict::new(Fault::Value, "the row cannot be decoded")
+    }
+
+    fn decimal_fault(&self, name: &str, value: &str) -> Option<String> {
+        match self.schema.field_with_name(name).ok()?.data_type() {
+            DataType::Decimal128(precision, scale) if !value.is_empty() => decimals::fault(value, *precision, *scale),
+            _ => None,
+        }
     }
 
     fn column_fails(&self, place: usize, record: &[u8]) -> bool {
@@ -231,6 +242,13 @@ impl Layout {
         });
         decoded.is_none()
     }
+}
+
+/// A column as it was read, in its declared type; `None` where a text is no decimal of it.
+fn finished(column: &ArrayRef, data_type: &DataType) -> Option<ArrayRef> {
+    let DataType::Decimal128(precision, scale) = data_type else { return Some(with_zone(column, data_type)) };
+    let decimals = decimals::from_texts(column, *precision, *scale)?;
+    (decimals.null_count() == column.null_count()).then(|| Arc::new(decimals) as ArrayRef)
 }
 
 fn readable_from_text(data_type: &DataType) -> bool {

@@ -18,14 +18,14 @@ use arrow::{
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, guarded, too_many_rows,
-    too_many_rows_reason, whole_numbers::WholeNumbers,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, exact_numbers::ExactNumbers, guarded,
+    too_many_rows, too_many_rows_reason,
 };
 use segments::{Segment, line_length, nested_too_deeply, segments, strict_end_after};
 
 pub(super) struct JsonDecoder {
     shape: Shape,
-    whole: WholeNumbers,
+    exact: ExactNumbers,
     wide: Option<TapeDecoder>,
     narrow: Option<TapeDecoder>,
 }
@@ -38,7 +38,7 @@ enum Width {
 
 impl JsonDecoder {
     pub(super) fn new(shape: Shape) -> Self {
-        Self { whole: WholeNumbers::new(&shape.schema), shape, wide: None, narrow: None }
+        Self { exact: ExactNumbers::new(&shape.schema), shape, wide: None, narrow: None }
     }
 
     pub(super) fn decode(&mut self, run: &[Message], lines: bool, output: &mut Decoded) {
@@ -61,7 +61,7 @@ impl JsonDecoder {
 
     /// Decodes a run as one; on any fault leaves `output` as it was and says so.
     fn attempt(&mut self, width: Width, run: &[Message], lines: bool, output: &mut Decoded) -> bool {
-        if run.iter().any(|message| self.whole.are_in_doubt(&message.payload)) {
+        if run.iter().any(|message| self.exact.are_in_doubt(&message.payload)) {
             return false;
         }
         let decoder = self.take(width);
@@ -95,7 +95,7 @@ impl JsonDecoder {
     /// Decodes rows of one message together, if all of them are good.
     fn attempt_segments(&mut self, message: &Message, group: &[Segment], output: &mut Decoded) -> bool {
         let doubtful = |segment: &Segment| {
-            segment.verdict.is_some() || self.whole.are_in_doubt(&message.payload[segment.bytes.clone()])
+            segment.verdict.is_some() || self.exact.are_in_doubt(&message.payload[segment.bytes.clone()])
         };
         if group.iter().any(doubtful) {
             return false;
@@ -127,8 +127,8 @@ impl JsonDecoder {
     }
 
     fn decode_alone(&mut self, row: &[u8], offset: u64) -> Result<Part, Verdict> {
-        if self.whole.are_in_doubt(row)
-            && let Some(verdict) = self.whole.judge(row)
+        if self.exact.are_in_doubt(row)
+            && let Some(verdict) = self.exact.judge(row)
         {
             return Err(verdict);
         }

@@ -712,3 +712,29 @@ fn a_fraction_in_a_whole_number_column_rejects_its_row_and_no_other() {
     );
     assert!(rejected.reason.contains("2.5 is not a whole number"), "{}", rejected.reason);
 }
+
+#[test]
+fn a_number_with_more_decimals_than_its_column_holds_rejects_its_row_and_no_other() {
+    let amounts = ["1.25", "1.255", "0.001", "1.250", "-12e-1"];
+    let json_lines: Vec<_> =
+        amounts.iter().enumerate().map(|(id, a)| format!("{{\"id\":{id},\"amount\":{a}}}")).collect();
+    let quoted: Vec<_> =
+        amounts.iter().enumerate().map(|(id, a)| format!("{{\"id\":{id},\"amount\":\"{a}\"}}")).collect();
+    let csv_lines: Vec<_> = amounts.iter().enumerate().map(|(id, amount)| format!("{id},{amount},,")).collect();
+    let arrow =
+        arrow_message(vec![("id", ints((0..5).map(Some).collect())), ("amount", texts(amounts.map(Some).into()))]);
+    for (source, message) in [
+        (json(), Bytes::from(json_lines.join("\n"))),
+        (json(), Bytes::from(quoted.join("\n"))),
+        (csv(false), Bytes::from(csv_lines.join("\n"))),
+        (orders(Format::Arrow, SourceOptions::default()), arrow),
+    ] {
+        let decoded = decode(&source, &messages(&[message]));
+        let kept: Vec<_> =
+            rows(&decoded).into_iter().map(|(_, row)| row.split('|').take(2).collect::<Vec<_>>().join("|")).collect();
+        assert_eq!(kept, ["0|1.25", "3|1.25", "4|-1.20"], "{:?}", source.spec.format);
+        let rejected: Vec<_> = decoded.rejected.iter().map(|row| (row.row, row.fault, row.column.as_deref())).collect();
+        let amount = Some("amount");
+        assert_eq!(rejected, [(1, Fault::Value, amount), (2, Fault::Value, amount)], "{:?}", source.spec.format);
+    }
+}

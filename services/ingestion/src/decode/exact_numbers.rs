@@ -1,0 +1,248 @@
+//! Numbers that their column does not hold exactly: a fraction where a whole number is declared, more decimals than a
+//! DECIMAL has. They are rejected, since arrow-json would cut them off.
+//!
+//! The invariant: no value changes silently. Bytes are looked over for numbers that may be at fault, which costs next to
+//! nothing where there are few fractions; only rows with such a number are parsed again and judged by their columns.
+//! Deliberately absent: fractions of whole numbers in quotes, which arrow-json refuses by itself.
+
+use std::collections::BTreeMap;
+
+use arrow::datatypes::{DataType, Field, SchemaRef};
+use memchr::memchr2_iter;
+use serde::de::IgnoredAny;
+use serde_json::value::RawValue;
+
+use super::{Fault, Verdict, decimals};
+
+/// Digits that a 64-bit float holds without loss, and the numbers of so many digits.
+const EXACT_DIGITS: usize = 15;
+const EXACT_BELOW: f64 = 1e15;
+/// Of a number that only parsing tells the decimals of.
+const UNKNOWN: usize = usize::MAX;
+
+#[derive(Clone, Debug)]
+pub(super) struct ExactNumbers {
+    schema: SchemaRef,
+    /// Columns and fields, at any depth, that do not hold every number, and how many decimals they hold.
+    columns: Vec<(String, usize)>,
+    /// The fewest decimals that items of some list hold.
+    in_lists: Option<usize>,
+    /// The fewest of all.
+    fewest: usize,
+}
+
+/// A row by its fields, their values not parsed yet.
+type Fields<'a> = BTreeMap<String, &'a RawValue>;
+
+impl ExactNumbers {
+    pub(super) fn new(schema: &SchemaRef) -> Self {
+        let mut found = Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: UNKNOWN };
+        schema.fields().iter().for_each(|field| found.add(field));
+        found
+    }
+
+    fn add(&mut self, field: &Field) {
+        let held = decimals_held(field.data_type());
+        self.fewest = held.unwrap_or(UNKNOWN).min(self.fewest);
+        match field.data_type() {
+            DataType::Struct(fields) => fields.iter().for_each(|field| self.add(field)),
+            DataType::List(item) => {
+                if let Some(held) = decimals_held(item.data_type()) {
+                    self.in_lists = Some(self.in_lists.unwrap_or(UNKNOWN).min(held));
+                }
+                self.add(item);
+            }
+            _ => self.columns.extend(held.map(|held| (field.name().clone(), held))),
+        }
+    }
+
+    /// Whether some number in `bytes` may not be held. Never says no of one that is not.
+    pub(super) fn are_in_doubt(&self, bytes: &[u8]) -> bool {
+        if self.fewest == UNKNOWN {
+            return false;
+        }
+        memchr2_iter(b'.', b'-', bytes).any(|place| {
+            let decimals = if bytes[place] == b'.' { decimals_after(bytes, place) } else { by_exponent(bytes, place) };
+            decimals > self.fewest && self.concerns(bytes, place, decimals)
+        })
+    }
+
+    /// Whether the number around `place` stands where fewer decimals are held.
+    fn concerns(&self, bytes: &[u8], place: usize, decimals: usize) -> bool {
+        let before = without_number(&bytes[..place]);
+        // Arrow-json reads decimals in quotes, too.
+        let before = before.strip_suffix(b"\"").map_or(before, <[u8]>::trim_ascii_end);
+        match before.split_last() {
+            Some((b'[' | b',', _)) => self.in_lists.is_some_and(|held| decimals > held),
+            Some((b':', before)) => self.is_named(before.trim_ascii_end(), decimals),
+            _ => false,
+        }
+    }
+
+    /// Whether `before` ends with a name, in quotes, of something that holds fewer decimals.
+    fn is_named(&self, before: &[u8], decimals: usize) -> bool {
+        let Some(before) = before.strip_suffix(b"\"") else { return false };
+        let start = before.iter().rposition(|&byte| byte == b'"').map_or(0, |quote| quote + 1);
+        let name = &before[start..];
+        // An escaped name, or a text that looks like one: parsing tells.
+        name.contains(&b'\\')
+            || before[..start].ends_with(b"\\\"")
+            || self.columns.iter().any(|(known, held)| known.as_bytes() == name && decimals > *held)
+    }
+
+    /// What is wrong with a row that is in doubt; `None` if nothing is.
+    pub(super) fn judge(&self, row: &[u8]) -> Option<Verdict> {
+        match serde_json::from_slice::<Fields<'_>>(row) {
+            Ok(row) => self.schema.fields().iter().find_map(|field| {
+                let fault = fault_of(row.get(field.name())?, field.data_type())?;
+                let name = field.name();
+                Some(Verdict::of_column(Fault::Value, name, format!("column `{name}`: {fault}")))
+            }),
+            // What is no object is refused elsewhere.
+            Err(_) => {
+                let error = serde_json::from_slice::<IgnoredAny>(row).err()?;
+                Some(Verdict::new(Fault::Syntax, error.to_string()))
+            }
+        }
+    }
+}
+
+fn is_whole(data_type: &DataType) -> bool {
+    data_type.is_integer() || matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32)
+}
+
+/// How many decimals a type holds, where it does not hold them all.
+fn decimals_held(data_type: &DataType) -> Option<usize> {
+    match data_type {
+        DataType::Decimal128(_, scale) => Some(usize::try_from(*scale).unwrap_or(0)),
+        whole => is_whole(whole).then_some(0),
+    }
+}
+
+/// What is wrong with a number that its type does not hold.
+fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
+    let text = value.get();
+    match data_type {
+        DataType::Struct(fields) => {
+            let row: Fields<'_> = serde_json::from_str(text).ok()?;
+            fields.iter().find_map(|field| fault_of(row.get(field.name())?, field.data_type()))
+        }
+        DataType::List(item) => {
+            let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
+            items.into_iter().find_map(|value| fault_of(value, item.data_type()))
+        }
+        DataType::Decimal128(_, scale) => {
+            let number = text.trim_matches('"');
+            decimals::has_more_places(number.as_bytes(), *scale).then(|| decimals::more_places(number, *scale))
+        }
+        whole if is_whole(whole) && text.contains(['.', 'e', 'E']) => {
+            let number = text.parse::<f64>().ok()?;
+            (number.fract() != 0.0 || number.abs() >= EXACT_BELOW).then(|| format!("{text} is not a whole number"))
+        }
+        _ => None,
+    }
+}
+
+/// Decimals of the number around a point, without zeros at the end.
+fn decimals_after(bytes: &[u8], point: usize) -> usize {
+    let digit = |byte: &&u8| byte.is_ascii_digit();
+    let whole = bytes[..point].iter().rev().take_while(digit).count();
+    if whole == 0 && !matches!(bytes[..point], [.., b'"' | b'+' | b'-']) {
+        return 0;
+    }
+    let after = &bytes[point + 1..];
+    let decimals = after.iter().take_while(digit).count();
+    if whole > EXACT_DIGITS || matches!(after.get(decimals), Some(b'e' | b'E')) {
+        return UNKNOWN;
+    }
+    after[..decimals].iter().rposition(|&byte| byte != b'0').map_or(0, |last| last + 1)
+}
+
+/// Decimals of the number whose exponent has a sign here.
+fn by_exponent(bytes: &[u8], sign: usize) -> usize {
+    if is_exponent(bytes, sign) { UNKNOWN } else { 0 }
+}
+
+fn is_exponent(bytes: &[u8], sign: usize) -> bool {
+    matches!(bytes[..sign], [.., b'0'..=b'9' | b'.', b'e' | b'E'])
+}
+
+/// Without the number at the end, or its part, and the blanks before it.
+fn without_number(bytes: &[u8]) -> &[u8] {
+    let kept = bytes.iter().rposition(|byte| !b"0123456789.+-eE".contains(byte)).map_or(0, |last| last + 1);
+    bytes[..kept].trim_ascii_end()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::datatypes::Schema;
+
+    use super::*;
+
+    fn numbers() -> ExactNumbers {
+        let item = |data_type| Arc::new(Field::new("item", data_type, true));
+        let inner = Field::new("count", DataType::Int32, true);
+        ExactNumbers::new(&Arc::new(Schema::new(vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("amount", DataType::Float64, true),
+            Field::new("place", DataType::Struct(vec![inner].into()), true),
+            Field::new("items", DataType::List(item(DataType::Int64)), true),
+            Field::new("price", DataType::Decimal128(10, 2), true),
+            Field::new(
+                "sums",
+                DataType::Struct(vec![Field::new("tax", DataType::Decimal128(10, 1), true)].into()),
+                true,
+            ),
+        ])))
+    }
+
+    #[test]
+    fn only_a_number_that_its_column_does_not_hold_is_at_fault() {
+        let numbers = numbers();
+        for (row, doubted, fault) in [
+            (r#"{"id":1,"amount":1.5}"#, false, false),
+            (r#"{"id":1.5}"#, true, true),
+            (r#"{"id" :  -12.25 ,"amount":1}"#, true, true),
+            (r#"{"id":1.0}"#, false, false),
+            (r#"{"id":1e3}"#, false, false),
+            (r#"{"id":15e-1}"#, true, true),
+            (r#"{"id":150E-1}"#, true, false),
+            (r#"{"id":1.5e1}"#, true, false),
+            (r#"{"id":12345678901234567.0}"#, true, true),
+            (r#"{"place":{"count":0.5}}"#, true, true),
+            (r#"{"items":[1,2.5]}"#, true, true),
+            (r#"{"items":[1, 2 , 3.0]}"#, false, false),
+            (r#"{"other":{"id":1.5}}"#, true, false),
+            (r#"{"note":"\"id\": 1.5"}"#, true, false),
+            (r#"{"note":"version 1.5, at 2026-01-01","id":2}"#, false, false),
+            (r#"{"\u0069d":1.5}"#, true, true),
+            (r#"{"price":12.25}"#, false, false),
+            (r#"{"price":12.250}"#, false, false),
+            (r#"{"price":12.255}"#, true, true),
+            (r#"{"price": "12.255"}"#, true, true),
+            (r#"{"price":"12.25"}"#, false, false),
+            (r#"{"price":".125"}"#, true, true),
+            (r#"{"price":12255e-3}"#, true, true),
+            (r#"{"price":1.2255e1}"#, true, true),
+            (r#"{"price":1.225e1}"#, true, false),
+            (r#"{"price":123456789012345678.25}"#, true, false),
+            (r#"{"sums":{"tax":0.25}}"#, true, true),
+            (r#"{"sums":{"tax":0.5},"price":0.25}"#, false, false),
+            (r#"{"note":"12.255","price":1}"#, false, false),
+            (r#"{"price":"12.255 Euro"}"#, true, false),
+        ] {
+            assert_eq!(numbers.are_in_doubt(row.as_bytes()), doubted, "{row}");
+            assert_eq!(numbers.judge(row.as_bytes()).is_some(), fault, "{row}");
+        }
+    }
+
+    #[test]
+    fn whatever_the_bytes_are_looking_for_numbers_ends() {
+        for bytes in [&b"."[..], b"-", b"1.", b".5", b"\":1.5", b":1.5", b"1.5", b"e-1", b"[1.5", b"\\\":1.5", b""] {
+            numbers().are_in_doubt(bytes);
+        }
+    }
+}
