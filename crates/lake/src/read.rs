@@ -23,6 +23,7 @@ use crate::{
     commit_log::{Action, AddAction, LogCommit, LogReader, Metadata, Protocol},
     features, metrics, progress, schema,
     table::HEAD_TRUSTED_FOR_MS,
+    write,
 };
 
 /// A table at one version. Cheap to clone.
@@ -141,6 +142,12 @@ impl Snapshot {
     /// The rows of all files, where the log says so for each.
     pub fn rows(&self) -> Option<u64> {
         self.files.iter().map(|file| file.rows).sum()
+    }
+
+    /// The rows of files that another program wrote, where the log says so for each: what it appended, and what it
+    /// rewrote of ours. Told by the names of files.
+    pub fn rows_by_others(&self) -> Option<u64> {
+        self.files.iter().filter(|file| !write::is_ours(&file.path)).map(|file| file.rows).sum()
     }
 }
 

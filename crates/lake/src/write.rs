@@ -30,6 +30,7 @@ use parquet::{
     file::properties::{EnabledStatistics, WriterProperties, WriterPropertiesBuilder},
     schema::types::ColumnPath,
 };
+use uuid::Uuid;
 
 use crate::{
     DataFile, Lake, LakeError, OFFSET_COLUMN, TableSpec,
@@ -232,7 +233,7 @@ impl FileWriter {
     fn finish(&mut self, key: &PartitionKey, file: OpenFile) -> Result<(), LakeError> {
         let bytes = file.writer.into_inner();
         let bytes = bytes.map_err(|error| LakeError::parquet("finishing a file", &self.spec.name, error))?;
-        let name = format!("part-{}.zstd.parquet", self.ambient.uuid());
+        let name = file_name(self.ambient.uuid());
         let folder = partitions::folder(&self.spec.partition_by, key);
         self.closed.push(EncodedFile {
             path: if folder.is_empty() { name } else { format!("{folder}/{name}") },
@@ -251,6 +252,21 @@ impl OpenFile {
     fn bytes(&self) -> usize {
         self.writer.inner().len() + self.writer.memory_size()
     }
+}
+
+const NAME_BEFORE: &str = "part-";
+const NAME_AFTER: &str = ".zstd.parquet";
+
+fn file_name(id: Uuid) -> String {
+    format!("{NAME_BEFORE}{id}{NAME_AFTER}")
+}
+
+/// Whether a file of a table has a name as this module gives them. Other programs put a number between `part-` and
+/// their id.
+pub(crate) fn is_ours(path: &str) -> bool {
+    let name = path.rsplit_once('/').map_or(path, |(_, name)| name);
+    let id = name.strip_prefix(NAME_BEFORE).and_then(|rest| rest.strip_suffix(NAME_AFTER));
+    id.is_some_and(|id| Uuid::try_parse(id).is_ok())
 }
 
 /// As `schema::difference`, but a column that may be null in the table need not be nullable in the batch.

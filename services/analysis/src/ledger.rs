@@ -3,6 +3,8 @@
 //! It is made of facts, not of process counters: what the table holds and how far it has each writer (its files and
 //! `txn` versions), and what each writer says in the newest message of its channel. So it is exact across restarts,
 //! and it balances only if the rows in the table are as many as the writers say they wrote up to the table's position.
+//! Rows that another program put into the table are counted apart. Where it also rewrote files of ours, only their sum
+//! can be compared.
 
 mod watch;
 
@@ -48,7 +50,7 @@ pub struct Account {
     pub kind: String,
     /// Rows found in the input.
     pub read: u64,
-    /// Rows in the table.
+    /// Rows in the table that came through Tailwater.
     pub stored: u64,
     /// Rows in (or on their way to) the rejected table.
     pub rejected: u64,
@@ -60,6 +62,9 @@ pub struct Account {
     pub in_flight: u64,
     /// Input messages not read yet.
     pub lag: u64,
+    /// Rows in the table that another program put there.
+    #[serde(default)]
+    pub foreign: u64,
     /// Age of the newest event time in the table, seconds; absent without event times or rows.
     pub freshness_seconds: Option<f64>,
     /// Whether every row is accounted for.
@@ -196,6 +201,7 @@ async fn account(edges: &Edges, tables: &Tables, graph: &Graph, subject: &Subjec
         late: 0,
         in_flight: 0,
         lag: 0,
+        foreign: 0,
         freshness_seconds: None,
         balanced: true,
         version: None,
@@ -215,11 +221,20 @@ fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, 
     account.rejected = newest.rejected;
     account.filtered = newest.filtered;
     account.late = newest.late;
-    account.stored = snapshot.and_then(Snapshot::rows).unwrap_or(0);
+    let held = snapshot.and_then(Snapshot::rows).unwrap_or(0);
+    let by_others = snapshot.and_then(Snapshot::rows_by_others).unwrap_or(0);
+    account.foreign = foreign(held, by_others, stored.emitted);
+    account.stored = held - account.foreign;
     account.in_flight = newest.emitted.saturating_sub(stored.emitted);
     account.balanced = newest.balanced() && account.stored == stored.emitted && newest.emitted >= stored.emitted;
     account.version = snapshot.map(|snapshot| snapshot.version);
     account.freshness_seconds = snapshot.and_then(|snapshot| freshness(table, snapshot));
+}
+
+/// Of `held` rows, those that came from another program. Of the rows in its files (`by_others`) some may be ours, where
+/// it rewrote files; what is ours is known in sum.
+fn foreign(held: u64, by_others: u64, ours: u64) -> u64 {
+    held.saturating_sub(ours).min(by_others)
 }
 
 /// Now minus the newest event time among the files' statistics.
@@ -303,4 +318,20 @@ async fn lag(log: &dyn Log, subject: &Subject<'_>, books: &Books) -> anyhow::Res
         }
     }
     Ok(lag)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_of_other_programs_are_told_from_ours_and_never_hide_a_row_of_ours() {
+        assert_eq!(foreign(100, 0, 100), 0, "only we write");
+        assert_eq!(foreign(112, 12, 100), 12, "another program appends");
+        assert_eq!(foreign(112, 70, 100), 12, "and compacts, so that its files hold rows of ours");
+        assert_eq!(foreign(101, 0, 100), 0, "a row of ours that is doubled is not foreign");
+        assert_eq!(foreign(113, 12, 100), 12, "nor where others write, too");
+        assert_eq!(foreign(111, 12, 100), 11, "what is lost of ours cannot be told from what they removed");
+        assert_eq!(foreign(99, 0, 100), 0);
+    }
 }

@@ -84,6 +84,7 @@ pub(crate) fn account(account: &Account) {
         ("filtered", account.filtered),
         ("late", account.late),
         ("in_flight", account.in_flight),
+        ("foreign", account.foreign),
     ] {
         gauge!(LEDGER_ROWS, "name" => name(), "place" => place).set(rows as f64);
     }

@@ -280,7 +280,7 @@ pub(crate) struct VerifyCheck {
     /// A program that reads the table too; see pipelines/verify/README.md
     #[arg(long, value_name = "COMMAND")]
     pub(crate) reader_command: Option<String>,
-    /// Rows of runs whose ledger is not given are none of our business
+    /// Rows of runs whose ledger is not given, and of other programs, are none of our business
     #[arg(long)]
     pub(crate) other_runs: bool,
     /// How to print the findings

@@ -108,6 +108,23 @@ fn files_carry_a_page_index_and_page_statistics() {
 }
 
 #[test]
+fn our_files_are_told_from_those_of_others_by_their_names() {
+    for by in [&[][..], &["city"]] {
+        let spec = spec(by);
+        let files = encode(&spec, WriterOptions::default(), &[batch(&spec, 0, &[Some("Paris")])]);
+        assert!(files.iter().all(|file| is_ours(&file.path)));
+    }
+    for other in [
+        "part-00001-5f0cd9a5-1c4f-4b4e-9d3b-3c1d8a3f9f10-c000.snappy.parquet",
+        "part-00000-5f0cd9a5-1c4f-4b4e-9d3b-3c1d8a3f9f10-c000.zstd.parquet",
+        "part-.zstd.parquet",
+        "events.parquet",
+    ] {
+        assert!(!is_ours(other), "{other}");
+    }
+}
+
+#[test]
 fn each_partition_has_its_own_files_without_the_partition_columns() {
     let spec = spec(&["city", "day"]);
     let cities = [Some("a/b c"), None, Some("ü%"), Some("a/b c"), Some("")];

@@ -28,6 +28,9 @@ pub(crate) async fn fetch(client: &Client) -> Result<Status, Failure> {
 
 /// Prints the ledger.
 pub(crate) fn print(status: Status, format: Format) -> Result<(), Failure> {
+    for account in status.accounts.iter().filter(|account| account.foreign > 0) {
+        output::note(format!("`{}` holds {} rows that another program put there", account.name, account.foreign));
+    }
     let unbalanced = status.accounts.iter().filter(|account| !account.balanced).count();
     Listing { columns: COLUMNS, rows: status.accounts }.print(format, cells)?;
     match unbalanced {

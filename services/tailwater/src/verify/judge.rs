@@ -96,8 +96,8 @@ const DOUBLED: u8 = 1 << 7;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Sums {
     pub(crate) rows: u64,
-    /// Rows with another (run, producer, key, seq) than all others.
-    pub(crate) distinct: u64,
+    /// Rows with another (run, producer, key, seq) than all others; not known among rows of strangers.
+    pub(crate) distinct: Option<u64>,
     pub(crate) key: i128,
     pub(crate) seq: i128,
     pub(crate) crc: i128,
@@ -143,7 +143,7 @@ impl Judge {
             books,
             others_allowed,
             findings: ids.into_iter().map(|id| (id, Finding::of(id))).collect(),
-            sums: Sums::default(),
+            sums: Sums { distinct: Some(0), ..Sums::default() },
             counts: Counts::default(),
             in_files: HashMap::new(),
         }
@@ -156,6 +156,7 @@ impl Judge {
         self.add(&row, crc, true_crc);
         let example = |what: &str| Example::of(what, row.producer, row.key, row.seq).at(place);
         let Some(index) = self.sender(row.run, row.producer) else {
+            self.sums.distinct = None;
             self.stranger(|| example(&format!("a row of run `{}`, for which no ledger was given", row.run)));
             return;
         };
@@ -177,7 +178,7 @@ impl Judge {
         }
         self.checked(Id::D);
         if before.found & FOUND != 0 {
-            self.sums.distinct -= 1;
+            self.sums.distinct = self.sums.distinct.map(|rows| rows - 1);
             self.violated(Id::D, || example("stored more than once"));
         } else if let Some(acked) = before.acked_place().filter(|acked| *acked != place) {
             let Place { partition, offset } = acked;
@@ -339,7 +340,7 @@ impl Judge {
 
     fn add(&mut self, row: &Row<'_>, crc: i64, true_crc: u32) {
         self.sums.rows += 1;
-        self.sums.distinct += 1;
+        self.sums.distinct = self.sums.distinct.map(|rows| rows + 1);
         self.sums.key += i128::from(row.key);
         self.sums.seq += i128::from(row.seq);
         self.sums.crc += i128::from(crc);

@@ -102,6 +102,7 @@ mod tests {
             late: 0,
             in_flight: 0,
             lag: 0,
+            foreign: 0,
             freshness_seconds: None,
             balanced: true,
             version: Some(3),
