@@ -23,6 +23,11 @@ faults *arguments:
     cargo build --workspace --bins --test faults
     cargo test --workspace --test faults -- {{arguments}}
 
+# The same on optimised programs, as they run in production: for the long set.
+faults-optimised *arguments:
+    cargo build --release --workspace --bins --features delivery/failpoints
+    TAILWATER_PROGRAMS="${CARGO_TARGET_DIR:-$PWD/target}/release" cargo test --workspace --test faults -- {{arguments}}
+
 # Licences, sources and versions of everything that is linked in.
 deny:
     cargo deny check bans licenses sources

@@ -12,7 +12,7 @@ use crate::{
     field::Field,
     inject::{Act, Fault, RECOVERY_LIMIT, Run},
     instance::START_LIMIT,
-    judge::{self, Load, SETTLE_WITHIN, Strangers, Verdict},
+    judge::{self, Load, SETTLE_WITHIN, Strangers, Verdict, Watcher},
     options::Options,
     results::Record,
     service::Service,
@@ -33,6 +33,7 @@ pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &s
     let over = lanes[0].fault.over;
     let mut load = Load::start(field, name, over, options.rate, seed)?;
     load.wait_until_it_flows(field, FLOW_LIMIT)?;
+    let watcher = Watcher::start(field, name)?;
     let mut random = Random::new(seed);
     let lanes_with_chance = lanes.iter().map(|lane| (lane, random.fork()));
     let mut records: Vec<Record> = if lanes[0].fault.beside_others {
@@ -51,13 +52,15 @@ pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &s
         records
     };
     let verdict = settle(field, load, Strangers::Wrong);
-    let (peaks, floods) = field.habits();
+    let mut faults = watcher.stop().unwrap_or_else(|error| vec![format!("{error:#}")]);
+    let (peaks, habits) = field.habits();
+    faults.extend(habits);
     for record in &mut records {
         record.kind = "campaign".to_owned();
         record.seed = seed;
         record.command = options.command.clone();
         record.peak_rss = peaks.iter().map(|(service, bytes)| ((*service).to_owned(), *bytes)).collect();
-        record.problems.extend(floods.iter().cloned());
+        record.problems.extend(faults.iter().cloned());
         if record.skipped.is_some() {
             continue;
         }

@@ -23,9 +23,6 @@ use crate::{
 /// Blocks on one field before it is made anew: logs and tables grow.
 const BLOCKS_PER_FIELD: usize = 6;
 const FAULTS_PER_SHORT_BLOCK: usize = 8;
-/// Fields side by side: most of the time of a fault is waiting.
-pub(crate) const FIELDS_AT_ONCE: usize = 2;
-
 /// A field that blocks were done on.
 struct Used {
     field: Field,
@@ -57,7 +54,7 @@ impl<'a> Campaign<'a> {
         others.sort_by_key(|block| block[0].fault.ground);
         // Who is to be back soonest has the machine for itself.
         Queue::new(kills).work_off(1, |queue| self.work(queue))?;
-        Queue::new(others).work_off(FIELDS_AT_ONCE, |queue| self.work(queue))?;
+        Queue::new(others).work_off(self.options.fields, |queue| self.work(queue))?;
         let passed = !self.failed.load(Ordering::Relaxed);
         println!("{} in {:.0?}", if passed { "all is well" } else { "NOT all is well" }, self.started.elapsed());
         Ok(passed)

@@ -12,7 +12,6 @@ use testkit::{chaos::Direction, seed::Random};
 
 use crate::{
     block,
-    campaign::FIELDS_AT_ONCE,
     field::Field,
     inject::{self, Whole, catalogue},
     instance::Start,
@@ -93,7 +92,7 @@ pub(crate) const ELSEWHERE: [(&str, &str); 2] = [
 pub(crate) fn run_all(options: &Options, results: &Results) -> Result<bool> {
     let all_seen = AtomicBool::new(true);
     let wanted = CONTROLS.iter().filter(|control| options.wants(&control.name())).collect();
-    Queue::new(wanted).work_off(FIELDS_AT_ONCE, |queue| {
+    Queue::new(wanted).work_off(options.fields, |queue| {
         while let Some(control) = queue.next() {
             let (seen, record) = control.attempt(options);
             let name = &record.fault;

@@ -26,6 +26,12 @@ pub(crate) const PRODUCERS: &str = "producers";
 /// Partitions of the topic that rows are sent to.
 pub(crate) const PARTITIONS: u32 = 4;
 
+/// The least that a service is configured to here (transformation), in bytes; this load needs less of each.
+const MOST_MEMORY: u64 = 256 << 20;
+/// How long instances are watched doing nothing, and the processor time one may take meanwhile.
+const WATCHED_IDLE_FOR: Duration = Duration::from_secs(3);
+const MOST_WORK_IDLE: Duration = Duration::from_millis(600);
+
 const CONFIG: &str = r#"
 [storage]
 flush_age = "700ms"
@@ -167,21 +173,38 @@ impl Field {
         Ok(program)
     }
 
-    /// The most memory an instance of each service ever took, and what its logs say too often.
+    /// The most memory an instance of each service ever took, and what is wrong with how instances behave: memory
+    /// beyond bounds, work where there is none, logs that say something too often. Nothing may be on its way.
     pub(crate) fn habits(&self) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-        let (mut peaks, mut floods) = (BTreeMap::new(), Vec::new());
+        let (mut peaks, mut faults) = (BTreeMap::new(), self.spinning());
         for instance in self.instances.values() {
             let mut instance = instance.lock();
             instance.note_usage();
             let peak: &mut u64 = peaks.entry(instance.service.name()).or_default();
             *peak = instance.peak_rss().max(*peak);
+            if instance.peak_rss() > MOST_MEMORY {
+                faults.push(format!("`{}` took {} MiB of memory", instance.name, instance.peak_rss() >> 20));
+            }
             for log in instance.logs() {
                 for flood in crate::logs::floods(&log) {
-                    floods.push(format!("`{}` logged {} lines in 10 s: {}", instance.name, flood.lines, flood.kind));
+                    faults.push(format!("`{}` logged {} lines in 10 s: {}", instance.name, flood.lines, flood.kind));
                 }
             }
         }
-        (peaks, floods)
+        (peaks, faults)
+    }
+
+    /// Instances that work although nothing is to be done.
+    fn spinning(&self) -> Vec<String> {
+        let work = || self.instances.values().map(|instance| instance.lock().work());
+        let before: Vec<Option<Duration>> = work().collect();
+        std::thread::sleep(WATCHED_IDLE_FOR);
+        let worked = work().zip(before).map(|(now, before)| now?.checked_sub(before?));
+        let spinning = self.instances.keys().zip(worked).filter_map(|(name, worked)| {
+            let worked = worked.filter(|worked| *worked > MOST_WORK_IDLE)?;
+            Some(format!("`{name}` worked {worked:?} of {WATCHED_IDLE_FOR:?} although nothing was to be done"))
+        });
+        spinning.collect()
     }
 
     /// Keeps the folder with all logs after the end; where it is.

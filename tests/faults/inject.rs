@@ -1,5 +1,6 @@
 //! How faults are done, and when the field has recovered from one.
 
+mod clock;
 mod network;
 pub(crate) mod processes;
 mod store;

@@ -185,6 +185,11 @@ impl Instance {
         }
     }
 
+    /// Processor time of this life; none where it is not running.
+    pub(crate) fn work(&self) -> Option<Duration> {
+        Some(self.process.as_ref()?.usage().ok()?.cpu)
+    }
+
     pub(crate) fn peak_rss(&self) -> u64 {
         self.peak_rss
     }

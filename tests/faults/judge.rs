@@ -1,4 +1,5 @@
-//! Load and judgement, both by the product's own `tailwater verify`: it sends rows and keeps a ledger, then compares.
+//! Load, a watch and judgement, all by the product's own `tailwater verify`: it sends rows and keeps a ledger, asks
+//! meanwhile, then compares.
 
 use std::{
     process::Output,
@@ -103,6 +104,30 @@ impl Load {
         let status = self.process.wait(STOP_LIMIT)?;
         ensure!(status.success(), "the producer ended with {status}:\n{}", self.process.log());
         Ok(())
+    }
+}
+
+/// Somebody who asks all the while: rows and versions never go back, and no request shows in part.
+pub(crate) struct Watcher {
+    process: Process,
+}
+
+impl Watcher {
+    pub(crate) fn start(field: &Field, name: &str) -> Result<Self> {
+        let program = field.program(Some(Service::Analysis))?.args(["verify", "watch", "--every", "3s", "-o", "json"]);
+        let process = program.log_to(field.path().join(format!("watch-{name}.log"))).start()?;
+        Ok(Self { process })
+    }
+
+    /// What was seen that may not be.
+    pub(crate) fn stop(mut self) -> Result<Vec<String>> {
+        self.process.terminate()?;
+        let status = self.process.wait(STOP_LIMIT)?;
+        let log = self.process.log();
+        let found = log.lines().find_map(|line| serde_json::from_str::<Value>(line).ok());
+        let found = found.with_context(|| format!("`tailwater verify watch` ended with {status}:\n{log}"))?;
+        ensure!((found["ok"] == true) == status.success(), "the watcher says {found} and ends with {status}");
+        Ok(Verdict::read(&found).violations)
     }
 }
 

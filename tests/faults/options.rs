@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result, bail};
+use testkit::process::PROGRAMS;
 
 use crate::instance::Start;
 
@@ -40,13 +41,23 @@ pub(crate) struct Options {
     pub(crate) protocol: String,
     /// Rows a second.
     pub(crate) rate: u32,
+    /// Fields side by side: most of the time of a fault is waiting.
+    pub(crate) fields: usize,
     /// Where results are read from and appended to.
     pub(crate) results: Option<PathBuf>,
     /// How to run this again.
     pub(crate) command: String,
 }
 
-pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|report FILE] [--only NAME[,NAME]] [--runs N] [--seed N] [--rate ROWS] [--protocol classic|consumer] [--resume FILE]";
+pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|report FILE] [--only NAME[,NAME]] [--runs N] [--seed N] [--rate ROWS] [--fields N] [--protocol classic|consumer] [--resume FILE]";
+
+/// On two processors.
+const FIELDS_AT_ONCE: usize = 2;
+
+/// What starts a campaign on the programs that are being tested.
+pub(crate) fn recipe() -> &'static str {
+    if std::env::var_os(PROGRAMS).is_some() { "just faults-optimised" } else { "just faults" }
+}
 
 impl Options {
     /// Reads the arguments after the program's name.
@@ -62,6 +73,7 @@ impl Options {
         };
         let (mut only, mut runs, mut seed, mut rate, mut results) = (Vec::new(), None, None, 1000, None);
         let mut protocol = "classic".to_owned();
+        let mut fields = FIELDS_AT_ONCE;
         while let Some(flag) = words.next() {
             let value = words.next().with_context(|| format!("`{flag}` needs a value; {USAGE}"))?;
             match flag.as_str() {
@@ -69,14 +81,15 @@ impl Options {
                 "--runs" => runs = Some(value.parse().context("--runs is a number")?),
                 "--seed" => seed = Some(value.parse().context("--seed is a number")?),
                 "--rate" => rate = value.parse().context("--rate is a number of rows a second")?,
+                "--fields" => fields = value.parse().context("--fields is a number of fields side by side")?,
                 "--protocol" => value.clone_into(&mut protocol),
                 "--resume" => results = Some(value.into()),
                 _ => bail!("`{flag}` is no flag; {USAGE}"),
             }
         }
-        let command = format!("just faults {}", arguments.join(" ")).trim().to_owned();
+        let command = format!("{} {}", recipe(), arguments.join(" ")).trim().to_owned();
         let seed = seed.unwrap_or_else(|| testkit::seed::Seed::of("faults").value() >> 16);
-        Ok(Self { order, only, runs, seed, protocol, rate, results, command })
+        Ok(Self { order, only, runs, seed, protocol, rate, fields, results, command })
     }
 
     /// What every instance is started with.

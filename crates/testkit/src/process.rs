@@ -11,7 +11,7 @@ use std::process::{Command, ExitStatus};
 use std::time::Duration;
 use std::{env, fs};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempPath;
 
 use crate::child::GuardedChild;
@@ -233,10 +233,19 @@ fn cpu_time(stat: &str) -> Result<Duration> {
     Ok(Duration::from_secs_f64(total / TICKS_PER_SECOND))
 }
 
-/// The program `name` in the folder of build results that the running test was built into.
+/// Names the folder of the programs to test, where that is not the one the test was built into.
+pub const PROGRAMS: &str = "TAILWATER_PROGRAMS";
+
+/// The program `name` in the folder of build results that the running test was built into, or in that which
+/// [`PROGRAMS`] names.
 pub fn binary(name: &str) -> Result<PathBuf> {
-    let test = env::current_exe().context("find the running test")?;
     let file = format!("{name}{}", env::consts::EXE_SUFFIX);
+    if let Some(folder) = env::var_os(PROGRAMS) {
+        let path = PathBuf::from(folder).join(file);
+        ensure!(path.is_file(), "there is no `{}`, where {PROGRAMS} says that `{name}` is", path.display());
+        return Ok(path);
+    }
+    let test = env::current_exe().context("find the running test")?;
     let mut candidates = test.ancestors().skip(1).take(2).map(|folder| folder.join(&file));
     let Some(found) = candidates.find(|path| path.is_file()) else {
         bail!(

@@ -1,4 +1,4 @@
-//! Faults of our own processes: killed, crashed at a step, stopped, started twice, restarted in turn, in a wrong time.
+//! Faults of our own processes: killed, crashed at a step, stopped, started twice, restarted in turn, their clock set.
 
 use std::time::{Duration, Instant};
 
@@ -6,12 +6,14 @@ use anyhow::{Result, ensure};
 use delivery::CrashPoint;
 use testkit::seed::Random;
 
-use super::{RECOVERY_LIMIT, Run, recovered};
+use super::{RECOVERY_LIMIT, Run, clock::Clock, recovered};
 use crate::{field::Field, instance::Start, service::Service};
 
 /// Classic group members are given up after 10 s.
 const LONGER_THAN_A_SESSION: Duration = Duration::from_secs(14);
 const TWINS_FOR: Duration = Duration::from_secs(8);
+/// Time for what a wrong clock may do.
+const CLOCK_IS_OFF_FOR: Duration = Duration::from_secs(4);
 /// Until an armed process passes the step.
 const CRASH_LIMIT: Duration = Duration::from_secs(90);
 
@@ -85,32 +87,30 @@ pub(super) fn rebalance_storm(field: &Field, random: &mut Random) -> Result<Run>
     recovered(field, service, Instant::now())
 }
 
-/// A life whose clock is ten minutes off, ahead or behind; then one with the right time. A store refuses requests that
-/// are more than a quarter of an hour off.
-pub(super) fn wrong_clock(field: &Field, random: &mut Random) -> Result<Run> {
-    let Some(library) = libfaketime() else {
-        return Ok(Run::Skipped("libfaketime is not installed (Debian package `faketime`)".to_owned()));
-    };
+/// A clock that is set ten minutes ahead or behind while the process runs, and back after a while. A store refuses
+/// requests that are more than a quarter of an hour off.
+pub(super) fn set_clock(field: &Field, random: &mut Random) -> Result<Run> {
     let service = *random.pick(&Service::HOPS);
     let name = one_of(service, random);
-    let shift = if random.chance(50) { "+600" } else { "-600" };
-    let shifted =
-        Start::default().env("LD_PRELOAD", library).env("FAKETIME", shift).env("FAKETIME_DONT_FAKE_MONOTONIC", "1");
+    let Some(clock) = Clock::new(field.path(), &name)? else {
+        return Ok(Run::Skipped("a process gets a clock of its own on Linux only".to_owned()));
+    };
     field.instance(&name)?.kill()?;
-    let wrong = restarted(field, service, &name, &shifted);
-    if wrong.is_ok() {
-        std::thread::sleep(Duration::from_secs(4));
+    restarted(field, service, &name, &clock.start())?;
+    let mut slowest = Duration::ZERO;
+    for seconds_more in [if random.chance(50) { 600 } else { -600 }, 0] {
+        clock.show(seconds_more)?;
+        std::thread::sleep(CLOCK_IS_OFF_FOR);
+        let looked = Instant::now();
+        field.instance(&name)?.wait_until_ready(RECOVERY_LIMIT)?;
+        if let Run::Recovered(took) = recovered(field, service, looked)? {
+            slowest = slowest.max(took);
+        }
     }
-    // Whatever came of it: faults after this one are not to meet a process in a wrong time.
+    // Faults after this one are not to meet a process with a clock of its own.
     field.instance(&name)?.kill()?;
-    let right = restarted(field, service, &name, &Start::default());
-    wrong.and(right)
-}
-
-fn libfaketime() -> Option<String> {
-    let folders = ["/usr/lib/x86_64-linux-gnu", "/usr/lib/aarch64-linux-gnu", "/usr/lib"];
-    let mut paths = folders.iter().map(|folder| format!("{folder}/faketime/libfaketimeMT.so.1"));
-    paths.find(|path| std::path::Path::new(path).is_file())
+    restarted(field, service, &name, &Start::default())?;
+    Ok(Run::Recovered(slowest))
 }
 
 fn one_of(service: Service, random: &mut Random) -> String {

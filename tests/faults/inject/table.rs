@@ -131,9 +131,9 @@ fn of_processes() -> Vec<Fault> {
             processes::rebalance_storm,
         ),
         Fault::under_load(
-            "wrong-clock",
-            "a process whose clock is ten minutes ahead or behind",
-            processes::wrong_clock,
+            "set-clock",
+            "the clock of a running process set ten minutes ahead or behind, and right again after 4 s",
+            processes::set_clock,
         ),
     ]
 }

@@ -18,6 +18,8 @@ const NOT_RUN: &[(&str, &str)] = &[
         "cargo test --workspace --test faults -- *",
         "CI runs the kills of the short set and one control; the rest takes from many minutes to hours",
     ),
+    ("cargo build --release --workspace --bins --features delivery/failpoints", "for the long set, which takes hours"),
+    ("TAILWATER_PROGRAMS=*", "starts the long set"),
     (
         "cargo build --release -p tailwater -p benches",
         "the step `demo` builds the same profile; the rest is for measuring",
