@@ -153,6 +153,11 @@ impl Layout {
                 _ => Arc::clone(field),
             });
         }
+        if projection.is_empty() {
+            let line = names.join(&char::from(shape.delimiter).to_string());
+            let reason = format!("the header names no column of the source; is it a row: `{line}`?");
+            return Err(Verdict::new(Fault::Columns, reason));
+        }
         let fields = Arc::new(Schema::new(fields));
         let schema = Arc::clone(&shape.schema);
         let layout = Self { fields, projection, columns, schema, delimiter: shape.delimiter };

@@ -738,3 +738,14 @@ fn a_number_with_more_decimals_than_its_column_holds_rejects_its_row_and_no_othe
         assert_eq!(rejected, [(1, Fault::Value, amount), (2, Fault::Value, amount)], "{:?}", source.spec.format);
     }
 }
+
+#[test]
+fn a_header_that_names_no_column_is_told_from_rows_of_nulls() {
+    let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
+    let source = stage(Format::Csv, SourceOptions { csv_header: true, ..SourceOptions::default() }, fields);
+    let decoded = decode(&source, &messages(&["1,one\n2,two\n", "b,c\nthree,3\n"]));
+    assert_eq!(rows(&decoded), [(20, "|three".to_owned())]);
+    let rejected = only_reject(&decoded);
+    assert_eq!((rejected.fault, &rejected.bytes[..]), (Fault::Columns, &b"1,one\n2,two\n"[..]));
+    assert!(rejected.reason.ends_with("is it a row: `1,one`?"), "{}", rejected.reason);
+}
