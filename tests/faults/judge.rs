@@ -114,7 +114,7 @@ pub(crate) struct Watcher {
 
 impl Watcher {
     pub(crate) fn start(field: &Field, name: &str) -> Result<Self> {
-        let program = field.program(Some(Service::Analysis))?.args(["verify", "watch", "--every", "3s", "-o", "json"]);
+        let program = field.program(Some(Service::Analysis))?.args(["verify", "watch", "--every", "10s", "-o", "json"]);
         let process = program.log_to(field.path().join(format!("watch-{name}.log"))).start()?;
         Ok(Self { process })
     }
