@@ -28,7 +28,7 @@ use crate::service::Service;
 
 const READ_BYTES: usize = 4 << 20;
 /// The observer asks over the network: there is no event to await.
-pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
 /// A question to the broker is asked again this long.
 const ANSWER_LIMIT: Duration = Duration::from_secs(30);

@@ -9,7 +9,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use object_store::{Error, ObjectStore, ObjectStoreExt, path::Path};
+use object_store::{Error, GetOptions, GetRange, ObjectStore, ObjectStoreExt, path::Path};
 use parquet::{
     arrow::{ProjectionMask, arrow_reader::ParquetRecordBatchReaderBuilder},
     file::metadata::ParquetMetaDataReader,
@@ -22,6 +22,8 @@ use crate::{Lake, LakeError, OFFSET_COLUMN, PARTITION_COLUMN, ambient::Ambient, 
 const FOOTERS_AT_ONCE: usize = 16;
 /// Whole files held at a time.
 const FILES_AT_ONCE: usize = 2;
+/// What is fetched of a file's end to look for its footer: all of a small file.
+const END_BYTES: u64 = 64 << 10;
 /// `PAR1` and the length of the metadata before it.
 const TAIL_BYTES: u64 = 8;
 
@@ -120,15 +122,21 @@ struct Stored {
 }
 
 impl Stored {
-    /// How many rows the footer says, once the file is known to have its logged size.
+    /// How many rows the footer of a file of the logged size says.
     async fn footer_rows(&self, path: &Path, file: &ActiveFile) -> Result<u64, Trouble> {
-        let size = self.size(path, file).await?;
-        let from = size.checked_sub(TAIL_BYTES).ok_or_else(|| Trouble::Fault("is too short for Parquet".to_owned()))?;
-        let tail = self.range(path, from..size).await?;
+        let size = logged_size(file)?;
+        if size < TAIL_BYTES {
+            self.check_size(path, file).await?;
+            return Err(Trouble::Fault("is too short for Parquet".to_owned()));
+        }
+        let end = self.end(path, file, size.saturating_sub(END_BYTES)).await?;
+        let tail = &end[end.len() - TAIL_BYTES as usize..];
         let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
-        let start = from.checked_sub(length).filter(|_| tail.ends_with(b"PAR1"));
+        let start = (size - TAIL_BYTES).checked_sub(length).filter(|_| tail.ends_with(b"PAR1"));
         let start = start.ok_or_else(|| Trouble::Fault("has no Parquet footer".to_owned()))?;
-        let footer = self.range(path, start..from).await?;
+        // A long footer of a large file is the rare case.
+        let end = if size - start > end.len() as u64 { self.end(path, file, start).await? } else { end };
+        let footer = end.slice(end.len() - (size - start) as usize..end.len() - TAIL_BYTES as usize);
         let metadata = ParquetMetaDataReader::decode_metadata(&footer);
         let metadata = metadata.map_err(|error| Trouble::Fault(format!("has a broken footer: {error}")))?;
         u64::try_from(metadata.file_metadata().num_rows())
@@ -136,31 +144,44 @@ impl Stored {
     }
 
     async fn whole(&self, path: &Path, file: &ActiveFile) -> Result<Bytes, Trouble> {
-        self.size(path, file).await?;
-        let fetched = retry::repeat(&self.ambient, || async { self.store.get(path).await?.bytes().await }).await;
-        fetched.map_err(|error| trouble(path, error))
+        self.end(path, file, 0).await
     }
 
-    async fn size(&self, path: &Path, file: &ActiveFile) -> Result<u64, Trouble> {
+    /// A file of the logged size from there to its end: one request, where all is well.
+    async fn end(&self, path: &Path, file: &ActiveFile, from: u64) -> Result<Bytes, Trouble> {
+        let size = logged_size(file)?;
+        let fetched = retry::repeat(&self.ambient, || async {
+            let options = GetOptions { range: Some(GetRange::Bounded(from..size)), ..GetOptions::default() };
+            let found = self.store.get_opts(path, options).await?;
+            Ok((found.meta.size, found.bytes().await?))
+        });
+        match fetched.await {
+            Ok((found, bytes)) if found == size && bytes.len() as u64 == size - from => Ok(bytes),
+            // A file of another size is told from a store that fails.
+            Ok(_) => {
+                self.check_size(path, file).await?;
+                Err(Trouble::Fault("is shorter than it says".to_owned()))
+            }
+            Err(error) => {
+                self.check_size(path, file).await?;
+                Err(trouble(path, error))
+            }
+        }
+    }
+
+    async fn check_size(&self, path: &Path, file: &ActiveFile) -> Result<(), Trouble> {
         let found =
             retry::repeat(&self.ambient, || self.store.head(path)).await.map_err(|error| trouble(path, error))?;
         let logged = file.add.size;
         if i128::from(found.size) != i128::from(logged) {
             return Err(Trouble::Fault(format!("has {} bytes, the log says {logged}", found.size)));
         }
-        Ok(found.size)
+        Ok(())
     }
+}
 
-    async fn range(&self, path: &Path, range: std::ops::Range<u64>) -> Result<Bytes, Trouble> {
-        let expected = range.end - range.start;
-        let fetched = retry::repeat(&self.ambient, || self.store.get_range(path, range.clone())).await;
-        let bytes = fetched.map_err(|error| trouble(path, error))?;
-        if bytes.len() as u64 == expected {
-            Ok(bytes)
-        } else {
-            Err(Trouble::Fault("is shorter than it says".to_owned()))
-        }
-    }
+fn logged_size(file: &ActiveFile) -> Result<u64, Trouble> {
+    u64::try_from(file.add.size).map_err(|_| Trouble::Fault("has fewer than 0 bytes by the log".to_owned()))
 }
 
 fn trouble(path: &Path, error: Error) -> Trouble {
