@@ -24,6 +24,19 @@ impl Totals {
     pub fn balanced(&self) -> bool {
         self.read == self.emitted + self.rejected + self.filtered + self.late
     }
+
+    /// What is known of a writer that says `self`, where `known` was known at an earlier position.
+    ///
+    /// A message that ends inside a stretch says of rows that no message of its port holds what held at the stretch's
+    /// beginning; another life of the writer may have ended a stretch before it and said more.
+    #[must_use]
+    pub fn after(self, known: Self) -> Self {
+        let emitted = self.emitted.max(known.emitted);
+        let rejected = self.rejected.max(known.rejected);
+        let filtered = self.filtered.max(known.filtered);
+        let late = self.late.max(known.late);
+        Self { read: emitted + rejected + filtered + late, emitted, rejected, filtered, late }
+    }
 }
 
 impl Add for Totals {

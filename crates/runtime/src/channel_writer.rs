@@ -224,7 +224,7 @@ impl ChannelWriter {
             next_row += part.batch.num_rows();
             let last = index + 1 == count;
             let to = if last { outgoing.stretch.to } else { row_position(&outgoing.rows.offsets, next_row, from) };
-            let totals = if last { outgoing.stretch.totals } else { self.totals_inside(port, next_row) };
+            let totals = if last { outgoing.stretch.totals } else { self.totals_inside(port, outgoing.rows, next_row) };
             // Offsets are relative to their own message's beginning.
             let (wire, payload) = if part_from.offset == from.offset {
                 (part.batch, part.payload)
@@ -247,13 +247,18 @@ impl ChannelWriter {
         Ok((wire, payload))
     }
 
-    /// Totals at a cut inside a stretch: what a reader that stops there has, and balanced.
-    fn totals_inside(&self, port: Port, rows: usize) -> Totals {
-        let rows = rows as u64;
+    /// Totals at a cut inside a stretch, behind so many of its rows: what a reader of the port that stops there has, and
+    /// balanced. Of rows that the port does not hold, what held before the stretch.
+    fn totals_inside(&self, port: Port, rows: &Rows, count: usize) -> Totals {
+        let before = self.totals;
         match port {
-            Port::Data => Totals { read: self.totals.read + rows, emitted: self.totals.emitted + rows, ..self.totals },
+            Port::Data => {
+                let rows = count as u64;
+                Totals { read: before.read + rows, emitted: before.emitted + rows, ..before }
+            }
             Port::Rejected => {
-                Totals { read: self.totals.read + rows, rejected: self.totals.rejected + rows, ..self.totals }
+                let letters = crate::dead_letters::letters_in(&rows.batch.slice(0, count));
+                Totals { read: before.read + letters, rejected: before.rejected + letters, ..before }
             }
         }
     }

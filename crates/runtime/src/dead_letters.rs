@@ -6,9 +6,10 @@ use std::sync::Arc;
 
 use arrow::{
     array::{
-        ArrayRef, BinaryBuilder, Int32Builder, Int64Array, Int64Builder, RecordBatch, StringBuilder,
+        ArrayRef, AsArray as _, BinaryBuilder, Int32Builder, Int64Array, Int64Builder, RecordBatch, StringBuilder,
         TimestampMicrosecondBuilder,
     },
+    datatypes::Int32Type,
     error::ArrowError,
 };
 use bytes::Bytes;
@@ -37,6 +38,12 @@ pub struct DeadLetter {
     pub bytes: Bytes,
     /// When the message was appended, milliseconds UTC: the log's time, so that a repeat says the same.
     pub produced_at_ms: i64,
+}
+
+/// How many letters begin in rows of a rejected channel: a long one goes on in the rows behind its first.
+pub(crate) fn letters_in(rows: &RecordBatch) -> u64 {
+    let parts = rows.column_by_name("part").and_then(|parts| parts.as_primitive_opt::<Int32Type>());
+    parts.map_or(0, |parts| parts.values().iter().filter(|&&part| part == 0).count() as u64)
 }
 
 /// Builds rows of a rejected channel.

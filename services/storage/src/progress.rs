@@ -85,7 +85,8 @@ impl Progress {
         let progress = self.partitions.entry(partition).or_default();
         let verdict = progress.ends.accept(origin)?;
         if let Verdict::Take { .. } = verdict {
-            progress.totals.insert(origin.writer.clone(), totals);
+            let known = progress.totals.entry(origin.writer.clone()).or_default();
+            *known = totals.after(*known);
         }
         progress.next_offset = offset + 1;
         Ok(verdict)
@@ -155,6 +156,27 @@ mod tests {
         progress.audit(4, &origin(0, 3), 5, says(3)).expect("what ends before the end says nothing");
         let other = progress.audit(4, &origin(1, 5), 5, says(4)).unwrap_err();
         assert!(other.to_string().contains("says it emitted 4 rows up to 5, the table has 5"), "{other}");
+    }
+
+    #[test]
+    fn a_writer_that_cuts_its_stretches_elsewhere_never_takes_a_count_back() {
+        let origin = |from, to| Origin::new(Writer::new("w/0"), Position::at(from), Position::at(to)).unwrap();
+        let says = |emitted, rejected, filtered| Totals {
+            read: emitted + rejected + filtered,
+            emitted,
+            rejected,
+            filtered,
+            late: 0,
+        };
+        let mut progress = Progress::default();
+        progress.accept(4, 1, &origin(0, 20), says(15, 3, 2)).unwrap();
+        let before = progress.clone();
+        // The next life has made one stretch of all and cut it at 30: what it rejected and left out, it says at the end.
+        progress.accept(4, 2, &origin(0, 30), says(22, 0, 0)).unwrap();
+        assert_eq!(progress.totals(4, &Writer::new("w/0")), says(22, 3, 2));
+        progress.advances("c", &before).unwrap().iter().for_each(|advance| assert!(advance.to > advance.from));
+        progress.accept(4, 3, &origin(30, 40), says(30, 5, 5)).unwrap();
+        assert_eq!(progress.totals(4, &Writer::new("w/0")), says(30, 5, 5));
     }
 
     #[test]
