@@ -1,13 +1,14 @@
 //! Decimals in texts, exactly as they stand.
 //!
-//! The invariant: a number with more decimals than its column holds is no value of it. The parsers of the libraries
-//! would cut such a number off (JSON, CSV) or round it (Arrow).
+//! The invariant: a number with more decimals than its column holds is no value of it, and no text is a panic. The
+//! parsers of the libraries cut such a number off (JSON, CSV) or round it (Arrow), and their counts of digits and
+//! exponents overflow.
 //! Deliberately absent: numbers of JSON, which arrow-json parses by itself; see `exact_numbers`.
 
 use arrow::{
     array::{Array, AsArray as _, Decimal128Array},
-    compute::{cast, kernels::cast_utils::parse_decimal},
-    datatypes::{DataType, Decimal128Type},
+    compute::cast,
+    datatypes::DataType,
 };
 
 /// Whether the values are texts.
@@ -29,41 +30,76 @@ pub(super) fn from_texts(texts: &dyn Array, precision: u8, scale: i8) -> Option<
 }
 
 fn from_text(text: &str, precision: u8, scale: i8) -> Option<i128> {
-    if has_more_places(text.as_bytes(), scale) {
+    let number = Number::read(text.as_bytes())?;
+    let zeros = usize::try_from(i64::from(scale) - number.places).ok()?;
+    if number.digits.is_empty() {
+        return Some(0);
+    }
+    // Precisions are at most 38, so what fits them fits the type.
+    if number.digits.len() + zeros > usize::from(precision) {
         return None;
     }
-    parse_decimal::<Decimal128Type>(text, precision, scale).ok()
+    let digits = number.digits.iter().copied().chain(std::iter::repeat_n(0, zeros));
+    let value = digits.fold(0_i128, |value, digit| value * 10 + i128::from(digit));
+    Some(if number.is_negative { -value } else { value })
 }
 
 /// Why a text is no decimal of the column, if it is none.
 pub(super) fn fault(text: &str, precision: u8, scale: i8) -> Option<String> {
     match from_text(text, precision, scale) {
         Some(_) => None,
-        None if has_more_places(text.as_bytes(), scale) => Some(more_places(text, scale)),
+        None if has_more_places(text, scale) => Some(format!("{text} has more than {scale} decimals")),
         None => Some(format!("cannot read `{text}` as {}", DataType::Decimal128(precision, scale))),
     }
 }
 
-/// What is said of a number with too many decimals.
-pub(super) fn more_places(number: &str, scale: i8) -> String {
-    format!("{number} has more than {scale} decimals")
+/// Whether a text is a number with more decimals than a column of this scale holds.
+pub(super) fn has_more_places(text: &str, scale: i8) -> bool {
+    Number::read(text.as_bytes()).is_some_and(|number| number.places > i64::from(scale))
 }
 
-/// Whether a number has more decimals than a column of this scale holds. No number has none.
-pub(super) fn has_more_places(number: &[u8], scale: i8) -> bool {
-    number.iter().all(|byte| b"0123456789.+-eE".contains(byte)) && places(number) > i64::from(scale.max(0))
+/// A number as it is written.
+#[derive(Debug, PartialEq, Eq)]
+struct Number {
+    is_negative: bool,
+    /// Without zeros at either end; none of zero.
+    digits: Vec<u8>,
+    /// Decimals of the last digit; negative where zeros follow it before the point, 0 of zero.
+    places: i64,
 }
 
-/// Decimals of a number, without zeros at the end.
-fn places(number: &[u8]) -> i64 {
-    let end = number.iter().position(|byte| matches!(byte, b'e' | b'E'));
-    let (mantissa, exponent) = number.split_at(end.unwrap_or(number.len()));
-    let exponent = exponent.get(1..).and_then(|digits| std::str::from_utf8(digits).ok()?.parse::<i32>().ok());
-    let point = mantissa.iter().rposition(|byte| *byte == b'.');
-    let decimals = point.map_or(0, |point| mantissa.len() - point - 1);
-    let zeros = mantissa.iter().rev().filter(|byte| **byte != b'.').take_while(|byte| **byte == b'0').count();
-    let length = |count| i64::try_from(count).unwrap_or(i64::MAX);
-    length(decimals) - length(zeros) - i64::from(exponent.unwrap_or(0))
+impl Number {
+    /// `None` for what is no number, and for an exponent that no number of ours needs.
+    fn read(text: &[u8]) -> Option<Self> {
+        let (is_negative, text) = match text {
+            [b'-', rest @ ..] => (true, rest),
+            [b'+', rest @ ..] => (false, rest),
+            text => (false, text),
+        };
+        let end = text.iter().position(|byte| matches!(byte, b'e' | b'E'));
+        let (mantissa, exponent) = text.split_at(end.unwrap_or(text.len()));
+        let exponent = match exponent {
+            [] => 0,
+            [_, digits @ ..] => std::str::from_utf8(digits).ok()?.parse::<i16>().ok()?,
+        };
+        let point = mantissa.iter().position(|byte| *byte == b'.');
+        let (whole, decimals) = mantissa.split_at(point.unwrap_or(mantissa.len()));
+        let decimals = decimals.get(1..).unwrap_or_default();
+        if whole.is_empty() && decimals.is_empty() {
+            return None;
+        }
+        let digit = |byte: &u8| byte.is_ascii_digit().then(|| byte - b'0');
+        let mut digits = whole.iter().chain(decimals).map(digit).collect::<Option<Vec<u8>>>()?;
+        let written = digits.len();
+        digits.truncate(digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1));
+        let zeros = written - digits.len();
+        digits.drain(..digits.iter().position(|digit| *digit != 0).unwrap_or(0));
+        if digits.is_empty() {
+            return Some(Self { is_negative, digits, places: 0 });
+        }
+        let places = i64::try_from(decimals.len()).ok()? - i64::try_from(zeros).ok()? - i64::from(exponent);
+        Some(Self { is_negative, digits, places })
+    }
 }
 
 #[cfg(test)]
@@ -88,27 +124,54 @@ mod tests {
             ("1.5e1", 0),
             ("1.25E+1", 1),
             ("12", 0),
+            ("1200", -2),
             ("0.000", 0),
-            ("", 0),
-            ("e", 0),
+            ("0E-10", 0),
+            ("-0e0", 0),
         ] {
-            assert_eq!(places(number.as_bytes()).max(0), expected, "{number}");
+            assert_eq!(Number::read(number.as_bytes()).map(|number| number.places), Some(expected), "{number}");
+        }
+        for text in ["", "e", "e1", ".", "-", "1e", "1.2.3", "1 ", " 1", "x", "1e99999", "0x10", "--1", "1e1.5"] {
+            assert_eq!(Number::read(text.as_bytes()), None, "{text}");
         }
     }
 
     #[test]
     fn a_text_is_read_exactly_or_not_at_all() {
-        let read = |text| from_text(text, 6, 2);
-        assert_eq!(
-            (read("12.34"), read("12.3"), read("-12.340"), read("1.2e1")),
-            (Some(1234), Some(1230), Some(-1234), Some(1200))
-        );
-        for text in ["12.345", "0.001", "12345.00", "x", "", "1.2.3", "1e-3"] {
+        let read = |text: &str| from_text(text, 6, 2);
+        for (text, expected) in [
+            ("12.34", 1234),
+            ("12.3", 1230),
+            ("-12.340", -1234),
+            ("1.2e1", 1200),
+            ("+1", 100),
+            ("9999.99", 999_999),
+            ("0E-10", 0),
+            ("0.000", 0),
+            ("00012", 1200),
+        ] {
+            assert_eq!(read(text), Some(expected), "{text}");
+        }
+        for text in ["12.345", "0.001", "12345.00", "10000", "x", "", "1.2.3", "1e-3", "1e65536", "1e-4294967296"] {
             assert_eq!(read(text), None, "{text}");
             assert!(fault(text, 6, 2).is_some_and(|fault| fault.contains(text)), "{text}");
         }
         assert_eq!(fault("12.34", 6, 2), None);
         assert_eq!(fault("0.001", 6, 2).unwrap(), "0.001 has more than 2 decimals");
+        let widest = "9".repeat(38);
+        assert_eq!(from_text(&widest, 38, 0), widest.parse().ok());
+    }
+
+    #[test]
+    fn numbers_of_any_length_are_no_panic() {
+        for (text, expected) in [
+            (format!("1.{}e0", "0".repeat(130)), Some(100)),
+            (format!("1{}", "0".repeat(255)), None),
+            ("1".repeat(256), None),
+            (format!("0.{}1", "0".repeat(70_000)), None),
+        ] {
+            assert_eq!(from_text(&text, 6, 2), expected);
+        }
     }
 
     #[test]

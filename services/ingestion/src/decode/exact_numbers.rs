@@ -14,9 +14,13 @@ use serde_json::value::RawValue;
 
 use super::{Fault, Verdict, decimals};
 
-/// Digits that a 64-bit float holds without loss, and the numbers of so many digits.
+/// Digits that a 64-bit float holds without loss, and where the whole numbers end that it holds.
 const EXACT_DIGITS: usize = 15;
-const EXACT_BELOW: f64 = 1e15;
+const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
+/// Digits that arrow-json counts without fault in a decimal.
+const MOST_DIGITS: usize = 38;
+/// How far back the beginning of a number is looked for.
+const LONGEST_NUMBER: usize = 256;
 /// Of a number that only parsing tells the decimals of.
 const UNKNOWN: usize = usize::MAX;
 
@@ -69,11 +73,12 @@ impl ExactNumbers {
 
     /// Whether the number around `place` stands where fewer decimals are held.
     fn concerns(&self, bytes: &[u8], place: usize, decimals: usize) -> bool {
-        let before = without_number(&bytes[..place]);
+        let Some(before) = without_number(&bytes[..place]) else { return true };
         // Arrow-json reads decimals in quotes, too.
         let before = before.strip_suffix(b"\"").map_or(before, <[u8]>::trim_ascii_end);
         match before.split_last() {
-            Some((b'[' | b',', _)) => self.in_lists.is_some_and(|held| decimals > held),
+            // Arrow-json takes lists without commas.
+            Some((b'[' | b',' | b'0'..=b'9', _)) => self.in_lists.is_some_and(|held| decimals > held),
             Some((b':', before)) => self.is_named(before.trim_ascii_end(), decimals),
             _ => false,
         }
@@ -133,11 +138,16 @@ fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
         }
         DataType::Decimal128(_, scale) => {
             let number = text.trim_matches('"');
-            decimals::has_more_places(number.as_bytes(), *scale).then(|| decimals::more_places(number, *scale))
+            let is_long = || number.bytes().filter(u8::is_ascii_digit).count() > MOST_DIGITS;
+            if decimals::has_more_places(number, *scale) {
+                return Some(format!("{number} has more than {scale} decimals"));
+            }
+            is_long().then(|| format!("{number} has more than {MOST_DIGITS} digits"))
         }
         whole if is_whole(whole) && text.contains(['.', 'e', 'E']) => {
             let number = text.parse::<f64>().ok()?;
-            (number.fract() != 0.0 || number.abs() >= EXACT_BELOW).then(|| format!("{text} is not a whole number"))
+            let is_whole = !decimals::has_more_places(text, 0) && number.abs() < EXACT_BELOW;
+            (!is_whole).then(|| format!("{text} is not a whole number"))
         }
         _ => None,
     }
@@ -167,10 +177,14 @@ fn is_exponent(bytes: &[u8], sign: usize) -> bool {
     matches!(bytes[..sign], [.., b'0'..=b'9' | b'.', b'e' | b'E'])
 }
 
-/// Without the number at the end, or its part, and the blanks before it.
-fn without_number(bytes: &[u8]) -> &[u8] {
-    let kept = bytes.iter().rposition(|byte| !b"0123456789.+-eE".contains(byte)).map_or(0, |last| last + 1);
-    bytes[..kept].trim_ascii_end()
+/// Without the number at the end, or its part, and the blanks before it; `None` where it begins too far away.
+fn without_number(bytes: &[u8]) -> Option<&[u8]> {
+    let from = bytes.len().saturating_sub(LONGEST_NUMBER);
+    match bytes[from..].iter().rposition(|byte| !b"0123456789.+-eE".contains(byte)) {
+        Some(last) => Some(bytes[..=from + last].trim_ascii_end()),
+        None if from == 0 => Some(&[]),
+        None => None,
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +226,11 @@ mod tests {
             (r#"{"id":150E-1}"#, true, false),
             (r#"{"id":1.5e1}"#, true, false),
             (r#"{"id":12345678901234567.0}"#, true, true),
+            (r#"{"id":1764000000000000.0}"#, true, false),
+            (r#"{"id":1.00000000000000001}"#, true, true),
+            (r#"{"items":[1 2.5]}"#, true, true),
+            (r#"{"price":0E-10}"#, true, false),
+            (r#"{"price":1.0000000000000000000000000000000000000000e0}"#, true, true),
             (r#"{"place":{"count":0.5}}"#, true, true),
             (r#"{"items":[1,2.5]}"#, true, true),
             (r#"{"items":[1, 2 , 3.0]}"#, false, false),
