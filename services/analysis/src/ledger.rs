@@ -3,8 +3,8 @@
 //! It is made of facts, not of process counters: what the table holds and how far it has each writer (its files and
 //! `txn` versions), and what each writer says in the newest message of its channel. So it is exact across restarts,
 //! and it balances only if the rows in the table are as many as the writers say they wrote up to the table's position.
-//! Rows that another program put into the table are counted apart. Where it also rewrote files of ours, only their sum
-//! can be compared.
+//! Rows that another program put into the table are counted apart. In its files ours cannot be told from its own: what
+//! is lost or doubled there is not seen, up to as many rows as it put there.
 
 mod watch;
 
@@ -325,7 +325,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn rows_of_other_programs_are_told_from_ours_and_never_hide_a_row_of_ours() {
+    fn rows_of_other_programs_are_what_is_more_than_ours_in_their_files() {
         assert_eq!(foreign(100, 0, 100), 0, "only we write");
         assert_eq!(foreign(112, 12, 100), 12, "another program appends");
         assert_eq!(foreign(112, 70, 100), 12, "and compacts, so that its files hold rows of ours");

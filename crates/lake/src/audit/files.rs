@@ -125,10 +125,6 @@ impl Stored {
     /// How many rows the footer of a file of the logged size says.
     async fn footer_rows(&self, path: &Path, file: &ActiveFile) -> Result<u64, Trouble> {
         let size = logged_size(file)?;
-        if size < TAIL_BYTES {
-            self.check_size(path, file).await?;
-            return Err(Trouble::Fault("is too short for Parquet".to_owned()));
-        }
         let end = self.end(path, file, size.saturating_sub(END_BYTES)).await?;
         let tail = &end[end.len() - TAIL_BYTES as usize..];
         let length = u64::from(u32::from_le_bytes([tail[0], tail[1], tail[2], tail[3]]));
@@ -147,9 +143,13 @@ impl Stored {
         self.end(path, file, 0).await
     }
 
-    /// A file of the logged size from there to its end: one request, where all is well.
+    /// A file of the logged size from there to its end, at least its last eight bytes: one request, where all is well.
     async fn end(&self, path: &Path, file: &ActiveFile, from: u64) -> Result<Bytes, Trouble> {
         let size = logged_size(file)?;
+        if size < TAIL_BYTES {
+            self.check_size(path, file).await?;
+            return Err(Trouble::Fault("is too short for Parquet".to_owned()));
+        }
         let fetched = retry::repeat(&self.ambient, || async {
             let options = GetOptions { range: Some(GetRange::Bounded(from..size)), ..GetOptions::default() };
             let found = self.store.get_opts(path, options).await?;

@@ -28,11 +28,13 @@ pub(crate) async fn fetch(client: &Client) -> Result<Status, Failure> {
 
 /// Prints the ledger.
 pub(crate) fn print(status: Status, format: Format) -> Result<(), Failure> {
-    for account in status.accounts.iter().filter(|account| account.foreign > 0) {
-        output::note(format!("`{}` holds {} rows that another program put there", account.name, account.foreign));
-    }
     let unbalanced = status.accounts.iter().filter(|account| !account.balanced).count();
+    let foreign = status.accounts.iter().filter(|account| account.foreign > 0);
+    let foreign: Vec<String> = foreign
+        .map(|account| format!("`{}` holds {} rows that another program put there", account.name, account.foreign))
+        .collect();
     Listing { columns: COLUMNS, rows: status.accounts }.print(format, cells)?;
+    foreign.iter().for_each(output::note);
     match unbalanced {
         0 => output::note("the ledger balances: read = stored + rejected + filtered + late + in flight"),
         count => output::note(format!("{count} accounts do not balance; this is a defect, please report it")),
