@@ -88,6 +88,11 @@ pub(crate) const ELSEWHERE: [(&str, &str); 2] = [
     ),
 ];
 
+/// Their names.
+pub(crate) fn names() -> impl Iterator<Item = String> {
+    CONTROLS.iter().map(Control::name)
+}
+
 /// All controls; whether each of them failed as it must.
 pub(crate) fn run_all(options: &Options, results: &Results) -> Result<bool> {
     let all_seen = AtomicBool::new(true);

@@ -174,9 +174,9 @@ impl Field {
     }
 
     /// The most memory an instance of each service ever took, and what is wrong with how instances behave: memory
-    /// beyond bounds, work where there is none, logs that say something too often. Nothing may be on its way.
-    pub(crate) fn habits(&self) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-        let (mut peaks, mut faults) = (BTreeMap::new(), self.spinning());
+    /// beyond bounds, logs that say something too often and, where nothing is on its way, work. Takes a few seconds.
+    pub(crate) fn habits(&self, is_settled: bool) -> (BTreeMap<&'static str, u64>, Vec<String>) {
+        let (mut peaks, mut faults) = (BTreeMap::new(), if is_settled { self.spinning() } else { Vec::new() });
         for instance in self.instances.values() {
             let mut instance = instance.lock();
             instance.note_usage();

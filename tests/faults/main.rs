@@ -24,7 +24,7 @@ mod whole;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 
 use crate::{
     campaign::Campaign,
@@ -46,6 +46,10 @@ fn main() -> ExitCode {
 }
 
 fn run(options: &Options) -> Result<bool> {
+    let known: Vec<String> = catalogue().into_iter().map(|fault| fault.name).chain(controls::names()).collect();
+    if let Some(unknown) = options.only.iter().find(|name| !known.contains(name)) {
+        bail!("`{unknown}` is no fault and no control; there are {}", known.join(", "));
+    }
     match &options.order {
         Order::List => {
             catalogue().iter().for_each(|fault| println!("{:32} {}", fault.name, fault.what));

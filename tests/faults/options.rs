@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use testkit::process::PROGRAMS;
 
 use crate::instance::Start;
@@ -87,6 +87,7 @@ impl Options {
                 _ => bail!("`{flag}` is no flag; {USAGE}"),
             }
         }
+        ensure!(fields > 0, "--fields is at least 1");
         let command = format!("{} {}", recipe(), arguments.join(" ")).trim().to_owned();
         let seed = seed.unwrap_or_else(|| testkit::seed::Seed::of("faults").value() >> 16);
         Ok(Self { order, only, runs, seed, protocol, rate, fields, results, command })

@@ -95,22 +95,29 @@ pub(super) fn set_clock(field: &Field, random: &mut Random) -> Result<Run> {
     let Some(clock) = Clock::new(field.path(), &name)? else {
         return Ok(Run::Skipped("a process gets a clock of its own on Linux only".to_owned()));
     };
+    let seconds_more = if random.chance(50) { 600 } else { -600 };
     field.instance(&name)?.kill()?;
-    restarted(field, service, &name, &clock.start())?;
+    let slowest = with_clock(field, service, &name, &clock, seconds_more);
+    // Whatever came of it: faults after this one are not to meet a process with a clock of its own.
+    field.instance(&name)?.kill()?;
+    restarted(field, service, &name, &Start::default())?;
+    slowest.map(Run::Recovered)
+}
+
+/// A life with this clock, which is set and put right; the slower of both recoveries.
+fn with_clock(field: &Field, service: Service, name: &str, clock: &Clock, seconds_more: i64) -> Result<Duration> {
+    restarted(field, service, name, &clock.start())?;
     let mut slowest = Duration::ZERO;
-    for seconds_more in [if random.chance(50) { 600 } else { -600 }, 0] {
+    for seconds_more in [seconds_more, 0] {
         clock.show(seconds_more)?;
         std::thread::sleep(CLOCK_IS_OFF_FOR);
         let looked = Instant::now();
-        field.instance(&name)?.wait_until_ready(RECOVERY_LIMIT)?;
+        field.instance(name)?.wait_until_ready(RECOVERY_LIMIT)?;
         if let Run::Recovered(took) = recovered(field, service, looked)? {
             slowest = slowest.max(took);
         }
     }
-    // Faults after this one are not to meet a process with a clock of its own.
-    field.instance(&name)?.kill()?;
-    restarted(field, service, &name, &Start::default())?;
-    Ok(Run::Recovered(slowest))
+    Ok(slowest)
 }
 
 fn one_of(service: Service, random: &mut Random) -> String {
