@@ -26,7 +26,7 @@ After each block of faults the load stops and `tailwater verify check` compares 
 * **bound**: without a failure in N runs, the chance that one run fails is below 3/N (at 95 % confidence). It is a bound, not a promise.
 * **recovery**: from the moment the fault ends (the process is started again, the link is whole) until everything that was waiting at that moment is covered by the service that was hit, or, for faults of the network, the broker and the store, is in the tables. 50, 95 and 100 of a hundred.
 
-How to run it: `just faults` (the short set), `just faults-optimised long --resume docs/reliability.jsonl` (goes on where it stopped), `just faults long --only kill-storage --seed 7`.
+How to run it: `just faults short`, `just faults-optimised long --resume docs/reliability.jsonl` (goes on where it stopped), `just faults long --only kill-storage --seed 7`.
 ";
 
 /// Runs of one fault, added up.
@@ -111,8 +111,8 @@ fn machine(records: &[(Record, Value)]) -> String {
     };
     let cores = records.iter().filter_map(|(_, value)| value["cores"].as_u64()).max().unwrap_or(0);
     format!(
-        "The machine had {cores} cores and a load average of {least:.0} to {most:.0}. Programs started by `just faults` are \
-         built for tests, those by `just faults-optimised` for release. Recovery on a machine of its own is shorter.\n"
+        "The machine had {cores} cores and a load average of {least:.0} to {most:.0}. Programs of the recipe \
+         *faults* are built for tests, those of *faults-optimised* for release. Recovery on a machine of its own is shorter.\n"
     )
 }
 
