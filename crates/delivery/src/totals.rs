@@ -4,7 +4,8 @@ use std::ops::{Add, AddAssign};
 
 use serde::{Deserialize, Serialize};
 
-/// Rows a writer has accounted for up to a position of its input. A function of the input's prefix, not of a process.
+/// Rows a writer has accounted for up to a position of its input. A function of the input's prefix, not of a process;
+/// but where a stretch is cut, see [`after`](Totals::after).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Totals {
     /// Rows found in the input.

@@ -16,7 +16,7 @@ use futures::FutureExt as _;
 use tokio::time::Instant;
 use topics::{Appender, NewMessage, Receipt, TopicName};
 
-use crate::retry::TaskError;
+use crate::{dead_letters::letters_in, retry::TaskError};
 
 /// A stretch without rows is written at least this often, so that readers see progress.
 pub const HEARTBEAT_EVERY: Duration = Duration::from_secs(10);
@@ -257,7 +257,7 @@ impl ChannelWriter {
                 Totals { read: before.read + rows, emitted: before.emitted + rows, ..before }
             }
             Port::Rejected => {
-                let letters = crate::dead_letters::letters_in(&rows.batch.slice(0, count));
+                let letters = letters_in(&rows.batch.slice(0, count));
                 Totals { read: before.read + letters, rejected: before.rejected + letters, ..before }
             }
         }

@@ -12,6 +12,7 @@ use topics::{
 };
 
 use super::*;
+use crate::dead_letters::{DeadLetter, DeadLetters};
 
 fn topic(name: &str) -> TopicName {
     TopicName::new(name).unwrap()
@@ -26,7 +27,7 @@ fn writer(log: &MemoryLog, from: &Checkpoint) -> ChannelWriter {
     let options = ChannelWriterOptions {
         writer: Writer::new("w/0"),
         data: target("data", schema()),
-        rejected: target("rejected", schema()),
+        rejected: target("rejected", pipeline::rejected_schema()),
         compression: Compression::None,
         max_message_bytes: 900_000,
         bounds: Vec::new(),
@@ -115,4 +116,30 @@ async fn what_a_former_life_has_on_its_way_leaves_no_gap_in_the_next() {
     third.write(&stretch(0..5)).await.unwrap();
     third.settle().await.unwrap();
     assert_eq!(end(&log).await, Position::at(5));
+}
+
+#[tokio::test]
+async fn totals_of_rejected_rows_count_letters_and_never_go_back_where_a_stretch_is_cut() {
+    let log = log().await;
+    let letter = |offset| DeadLetter {
+        topic: "orders".to_owned(),
+        partition: 0,
+        offset,
+        line: None,
+        column: None,
+        reason: "too long to be one row".to_owned(),
+        bytes: vec![b'x'; 1_200_000].into(),
+        produced_at_ms: 0,
+    };
+    let letters: Vec<DeadLetter> = (0..4).map(letter).collect();
+    let totals = Totals { read: 4, rejected: 4, ..Totals::default() };
+    let rejected = DeadLetters::rows(&letters).unwrap();
+    assert!(rejected.as_ref().is_some_and(|rows| rows.batch.num_rows() > 4), "a letter takes several rows");
+    let mut writer = writer(&log, &Checkpoint::start());
+    writer.write(&Stretch { to: Position::at(4), data: rows(0..0), rejected, totals, ..stretch(0..0) }).await.unwrap();
+    let mut reader = log.reader(&topic("rejected"), 0, 0).await.unwrap();
+    let messages = reader.read(usize::MAX).await.unwrap();
+    let said: Vec<Totals> = messages.iter().map(|m| decode_envelope(&m.headers).unwrap().totals).collect();
+    assert!(said.len() > 2 && said.is_sorted_by_key(|totals| totals.rejected), "{said:?}");
+    assert!(said.iter().all(Totals::balanced) && said.last() == Some(&totals), "{said:?}");
 }
