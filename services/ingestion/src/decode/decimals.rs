@@ -11,6 +11,9 @@ use arrow::{
     datatypes::DataType,
 };
 
+/// Digits that every value of a 128-bit decimal may have.
+pub(super) const MOST_DIGITS: usize = 38;
+
 /// Whether the values are texts.
 pub(super) fn are_texts(data_type: &DataType) -> bool {
     match data_type {
@@ -31,17 +34,15 @@ pub(super) fn from_texts(texts: &dyn Array, precision: u8, scale: i8) -> Option<
 
 fn from_text(text: &str, precision: u8, scale: i8) -> Option<i128> {
     let number = Number::read(text.as_bytes())?;
-    let zeros = usize::try_from(i64::from(scale) - number.places).ok()?;
-    if number.digits.is_empty() {
+    let zeros = u32::try_from(i64::from(scale) - number.places).ok()?;
+    if number.digits == 0 {
         return Some(0);
     }
     // Precisions are at most 38, so what fits them fits the type.
-    if number.digits.len() + zeros > usize::from(precision) {
+    if number.digits + zeros as usize > usize::from(precision) {
         return None;
     }
-    let digits = number.digits.iter().copied().chain(std::iter::repeat_n(0, zeros));
-    let value = digits.fold(0_i128, |value, digit| value * 10 + i128::from(digit));
-    Some(if number.is_negative { -value } else { value })
+    Some(number.value? * 10_i128.pow(zeros))
 }
 
 /// Why a text is no decimal of the column, if it is none.
@@ -61,10 +62,11 @@ pub(super) fn has_more_places(text: &str, scale: i8) -> bool {
 /// A number as it is written.
 #[derive(Debug, PartialEq, Eq)]
 struct Number {
-    is_negative: bool,
-    /// Without zeros at either end; none of zero.
-    digits: Vec<u8>,
-    /// Decimals of the last digit; negative where zeros follow it before the point, 0 of zero.
+    /// Its digits without zeros at the end and its sign; `None` where they are more than the type holds.
+    value: Option<i128>,
+    /// How many those digits are; none of zero.
+    digits: usize,
+    /// Decimals of the last of them; negative where zeros follow it before the point, 0 of zero.
     places: i64,
 }
 
@@ -88,17 +90,22 @@ impl Number {
         if whole.is_empty() && decimals.is_empty() {
             return None;
         }
-        let digit = |byte: &u8| byte.is_ascii_digit().then(|| byte - b'0');
-        let mut digits = whole.iter().chain(decimals).map(digit).collect::<Option<Vec<u8>>>()?;
-        let written = digits.len();
-        digits.truncate(digits.iter().rposition(|digit| *digit != 0).map_or(0, |last| last + 1));
-        let zeros = written - digits.len();
-        digits.drain(..digits.iter().position(|digit| *digit != 0).unwrap_or(0));
-        if digits.is_empty() {
-            return Some(Self { is_negative, digits, places: 0 });
+        let (mut value, mut digits, mut zeros) = (Some(0_i128), 0, 0);
+        for byte in whole.iter().chain(decimals) {
+            match byte {
+                b'0' => zeros += usize::from(digits > 0),
+                b'1'..=b'9' => {
+                    digits += zeros + 1;
+                    value = value.filter(|_| digits <= MOST_DIGITS);
+                    value = value.map(|value| value * 10_i128.pow(zeros as u32 + 1) + i128::from(byte - b'0'));
+                    zeros = 0;
+                }
+                _ => return None,
+            }
         }
         let places = i64::try_from(decimals.len()).ok()? - i64::try_from(zeros).ok()? - i64::from(exponent);
-        Some(Self { is_negative, digits, places })
+        let value = value.map(|value| if is_negative { -value } else { value });
+        Some(Self { value, digits, places: if digits == 0 { 0 } else { places } })
     }
 }
 
@@ -160,6 +167,8 @@ mod tests {
         assert_eq!(fault("0.001", 6, 2).unwrap(), "0.001 has more than 2 decimals");
         let widest = "9".repeat(38);
         assert_eq!(from_text(&widest, 38, 0), widest.parse().ok());
+        assert_eq!(from_text(&format!("-{widest}"), 38, 0), format!("-{widest}").parse().ok());
+        assert_eq!(from_text("100200.00300", 38, 4), Some(1_002_000_030));
     }
 
     #[test]

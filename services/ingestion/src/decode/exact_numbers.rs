@@ -12,13 +12,14 @@ use memchr::memchr2_iter;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
-use super::{Fault, Verdict, decimals};
+use super::{
+    Fault, Verdict,
+    decimals::{self, MOST_DIGITS},
+};
 
 /// Digits that a 64-bit float holds without loss, and where the whole numbers end that it holds.
 const EXACT_DIGITS: usize = 15;
 const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
-/// Digits that arrow-json counts without fault in a decimal.
-const MOST_DIGITS: usize = 38;
 /// How far back the beginning of a number is looked for.
 const LONGEST_NUMBER: usize = 256;
 /// Of a number that only parsing tells the decimals of.
@@ -31,8 +32,8 @@ pub(super) struct ExactNumbers {
     columns: Vec<(String, usize)>,
     /// The fewest decimals that items of some list hold.
     in_lists: Option<usize>,
-    /// The fewest of all.
-    fewest: usize,
+    /// The fewest of all; `None` where every number is held.
+    fewest: Option<usize>,
 }
 
 /// A row by its fields, their values not parsed yet.
@@ -40,20 +41,18 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 impl ExactNumbers {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        let mut found = Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: UNKNOWN };
+        let mut found = Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: None };
         schema.fields().iter().for_each(|field| found.add(field));
         found
     }
 
     fn add(&mut self, field: &Field) {
         let held = decimals_held(field.data_type());
-        self.fewest = held.unwrap_or(UNKNOWN).min(self.fewest);
+        self.fewest = fewer(self.fewest, held);
         match field.data_type() {
             DataType::Struct(fields) => fields.iter().for_each(|field| self.add(field)),
             DataType::List(item) => {
-                if let Some(held) = decimals_held(item.data_type()) {
-                    self.in_lists = Some(self.in_lists.unwrap_or(UNKNOWN).min(held));
-                }
+                self.in_lists = fewer(self.in_lists, decimals_held(item.data_type()));
                 self.add(item);
             }
             _ => self.columns.extend(held.map(|held| (field.name().clone(), held))),
@@ -62,12 +61,10 @@ impl ExactNumbers {
 
     /// Whether some number in `bytes` may not be held. Never says no of one that is not.
     pub(super) fn are_in_doubt(&self, bytes: &[u8]) -> bool {
-        if self.fewest == UNKNOWN {
-            return false;
-        }
+        let Some(fewest) = self.fewest else { return false };
         memchr2_iter(b'.', b'-', bytes).any(|place| {
             let decimals = if bytes[place] == b'.' { decimals_after(bytes, place) } else { by_exponent(bytes, place) };
-            decimals > self.fewest && self.concerns(bytes, place, decimals)
+            decimals > fewest && self.concerns(bytes, place, decimals)
         })
     }
 
@@ -112,6 +109,11 @@ impl ExactNumbers {
     }
 }
 
+/// The smaller of two numbers of decimals, where there are any.
+fn fewer(one: Option<usize>, other: Option<usize>) -> Option<usize> {
+    one.into_iter().chain(other).min()
+}
+
 fn is_whole(data_type: &DataType) -> bool {
     data_type.is_integer() || matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32)
 }
@@ -138,11 +140,12 @@ fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
         }
         DataType::Decimal128(_, scale) => {
             let number = text.trim_matches('"');
-            let is_long = || number.bytes().filter(u8::is_ascii_digit).count() > MOST_DIGITS;
             if decimals::has_more_places(number, *scale) {
                 return Some(format!("{number} has more than {scale} decimals"));
             }
-            is_long().then(|| format!("{number} has more than {MOST_DIGITS} digits"))
+            // Arrow-json's count of digits overflows.
+            let digits = number.bytes().filter(u8::is_ascii_digit).count();
+            (digits > MOST_DIGITS).then(|| format!("{number} has more than {MOST_DIGITS} digits"))
         }
         whole if is_whole(whole) && text.contains(['.', 'e', 'E']) => {
             let number = text.parse::<f64>().ok()?;
