@@ -146,7 +146,7 @@ impl Snapshot {
 
     /// The rows of files that another program wrote, where the log says so for each: what it appended, and what it
     /// rewrote of ours. Told by the names of files.
-    pub fn rows_by_others(&self) -> Option<u64> {
+    pub fn rows_in_foreign_files(&self) -> Option<u64> {
         self.files.iter().filter(|file| !write::is_ours(&file.path)).map(|file| file.rows).sum()
     }
 }

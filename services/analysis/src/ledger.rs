@@ -222,8 +222,8 @@ fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, 
     account.filtered = newest.filtered;
     account.late = newest.late;
     let held = snapshot.and_then(Snapshot::rows).unwrap_or(0);
-    let by_others = snapshot.and_then(Snapshot::rows_by_others).unwrap_or(0);
-    account.foreign = foreign(held, by_others, stored.emitted);
+    let in_foreign_files = snapshot.and_then(Snapshot::rows_in_foreign_files).unwrap_or(0);
+    account.foreign = foreign(held, in_foreign_files, stored.emitted);
     account.stored = held - account.foreign;
     account.in_flight = newest.emitted.saturating_sub(stored.emitted);
     account.balanced = newest.balanced() && account.stored == stored.emitted && newest.emitted >= stored.emitted;
@@ -231,10 +231,10 @@ fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, 
     account.freshness_seconds = snapshot.and_then(|snapshot| freshness(table, snapshot));
 }
 
-/// Of `held` rows, those that came from another program. Of the rows in its files (`by_others`) some may be ours, where
+/// Of `held` rows, those that came from another program. Of the rows in its files (`in_foreign_files`) some may be ours, where
 /// it rewrote files; what is ours is known in sum.
-fn foreign(held: u64, by_others: u64, ours: u64) -> u64 {
-    held.saturating_sub(ours).min(by_others)
+fn foreign(held: u64, in_foreign_files: u64, ours: u64) -> u64 {
+    held.saturating_sub(ours).min(in_foreign_files)
 }
 
 /// Now minus the newest event time among the files' statistics.

@@ -79,7 +79,7 @@ pub(super) async fn check(
         Some(mut rows) => {
             let fetches = files.iter().map(|(path, file)| {
                 let store = &store;
-                async move { (*file, store.whole(path, file).await) }
+                async move { (*file, store.end(path, file, 0).await) }
             });
             let mut fetches = stream::iter(fetches).buffered(FILES_AT_ONCE);
             while let Some((file, bytes)) = fetches.next().await {
@@ -137,10 +137,6 @@ impl Stored {
         let metadata = metadata.map_err(|error| Trouble::Fault(format!("has a broken footer: {error}")))?;
         u64::try_from(metadata.file_metadata().num_rows())
             .map_err(|_| Trouble::Fault("has fewer than 0 rows".to_owned()))
-    }
-
-    async fn whole(&self, path: &Path, file: &ActiveFile) -> Result<Bytes, Trouble> {
-        self.end(path, file, 0).await
     }
 
     /// A file of the logged size from there to its end, at least its last eight bytes: one request, where all is well.
