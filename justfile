@@ -1,4 +1,4 @@
-# What people type. Each recipe does exactly what CI does (.ci/run); none needs more than what CONTRIBUTING.md lists.
+# What people type. What CI does as well (.ci/run), it does exactly so; none needs more than what CONTRIBUTING.md lists.
 
 # List the recipes.
 default:

@@ -53,7 +53,10 @@ pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &s
     };
     let verdict = settle(field, load, Strangers::Wrong);
     let mut faults = watcher.stop().unwrap_or_else(|error| vec![format!("{error:#}")]);
-    let (peaks, habits) = field.habits(verdict.is_ok());
+    if verdict.is_ok() {
+        faults.extend(field.spinning());
+    }
+    let (peaks, habits) = field.habits();
     faults.extend(habits);
     for record in &mut records {
         record.kind = "campaign".to_owned();

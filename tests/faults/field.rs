@@ -174,9 +174,9 @@ impl Field {
     }
 
     /// The most memory an instance of each service ever took, and what is wrong with how instances behave: memory
-    /// beyond bounds, logs that say something too often and, where nothing is on its way, work. Takes a few seconds.
-    pub(crate) fn habits(&self, is_settled: bool) -> (BTreeMap<&'static str, u64>, Vec<String>) {
-        let (mut peaks, mut faults) = (BTreeMap::new(), if is_settled { self.spinning() } else { Vec::new() });
+    /// beyond bounds, logs that say something too often.
+    pub(crate) fn habits(&self) -> (BTreeMap<&'static str, u64>, Vec<String>) {
+        let (mut peaks, mut faults) = (BTreeMap::new(), Vec::new());
         for instance in self.instances.values() {
             let mut instance = instance.lock();
             instance.note_usage();
@@ -194,8 +194,8 @@ impl Field {
         (peaks, faults)
     }
 
-    /// Instances that work although nothing is to be done.
-    fn spinning(&self) -> Vec<String> {
+    /// Watches for a few seconds, in which nothing may be on its way: instances that work all the same.
+    pub(crate) fn spinning(&self) -> Vec<String> {
         let work = || self.instances.values().map(|instance| instance.lock().work());
         let before: Vec<Option<Duration>> = work().collect();
         std::thread::sleep(WATCHED_IDLE_FOR);

@@ -185,6 +185,12 @@ impl Instance {
         }
     }
 
+    /// Whether the running process has this file mapped into its memory, as a library is.
+    pub(crate) fn has_mapped(&self, file: &Path) -> Result<bool> {
+        let pid = self.process.as_ref().context("it is not running")?.pid();
+        Ok(std::fs::read_to_string(format!("/proc/{pid}/maps"))?.contains(&*file.to_string_lossy()))
+    }
+
     /// Processor time of this life; none where it is not running.
     pub(crate) fn work(&self) -> Option<Duration> {
         Some(self.process.as_ref()?.usage().ok()?.cpu)

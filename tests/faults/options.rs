@@ -55,7 +55,7 @@ pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|rep
 const FIELDS_AT_ONCE: usize = 2;
 
 /// What starts a campaign on the programs that are being tested.
-pub(crate) fn recipe() -> &'static str {
+fn recipe() -> &'static str {
     if std::env::var_os(PROGRAMS).is_some() { "just faults-optimised" } else { "just faults" }
 }
 

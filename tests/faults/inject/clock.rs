@@ -12,7 +12,8 @@ use crate::instance::Start;
 
 /// See the module.
 pub(super) struct Clock {
-    library: PathBuf,
+    /// The library: a process that has it mapped has the clock.
+    pub(super) library: PathBuf,
     shift: PathBuf,
 }
 

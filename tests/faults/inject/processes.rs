@@ -107,6 +107,8 @@ pub(super) fn set_clock(field: &Field, random: &mut Random) -> Result<Run> {
 /// A life with this clock, which is set and put right; the slower of both recoveries.
 fn with_clock(field: &Field, service: Service, name: &str, clock: &Clock, seconds_more: i64) -> Result<Duration> {
     restarted(field, service, name, &clock.start())?;
+    // A library that cannot be preloaded is left out with a word in the log.
+    ensure!(field.instance(name)?.has_mapped(&clock.library)?, "`{name}` has no clock of its own");
     let mut slowest = Duration::ZERO;
     for seconds_more in [seconds_more, 0] {
         clock.show(seconds_more)?;
