@@ -16,6 +16,7 @@ pub mod edges;
 pub mod exit;
 pub mod fail_points;
 pub mod input;
+pub mod memory;
 pub mod metrics;
 pub mod process;
 pub mod retry;

@@ -35,6 +35,7 @@ use pipeline::{Format, SourceStage};
 use runtime::{
     catalog::{self, ApplyAnswer, ApplyError, ApplyRequest, CatalogReceiver},
     config::IngestionConfig,
+    memory::Memory,
     telemetry::{self, names},
 };
 use serde::Serialize;
@@ -50,7 +51,6 @@ use self::{
 use crate::{
     decode::{CONTENT_TYPE, Encoding},
     keys::{HTTP_KEY, Key, KeyFault},
-    memory::Memory,
     metrics,
     worker::TRACEPARENT,
 };

@@ -10,7 +10,6 @@ mod batcher;
 pub mod decode;
 pub mod http;
 mod keys;
-pub mod memory;
 mod metrics;
 mod reject;
 mod sieve;
@@ -23,6 +22,7 @@ use axum::Router;
 use runtime::{
     config::Config,
     edges::Edges,
+    memory::Memory,
     process::{self, Service},
     supervisor::{Settlements, StageContext, supervise},
     tasks::Stop,
@@ -30,13 +30,10 @@ use runtime::{
 
 pub use keys::{KEY_HEADER, RANGE_HEADER};
 
-use crate::{http::Door, memory::Memory, stage::IngestionStage};
+use crate::{http::Door, stage::IngestionStage};
 
 /// The consumer group whose members share the partitions of user topics.
 pub const GROUP: &str = "tailwater-ingestion";
-
-/// What a process takes that has nothing to do.
-const PROGRAM_BYTES: usize = 64 << 20;
 
 /// The HTTP interface beside health and metrics.
 pub fn router(config: &Config, edges: &Edges) -> Router {
@@ -44,12 +41,10 @@ pub fn router(config: &Config, edges: &Edges) -> Router {
     http::router(Arc::new(door))
 }
 
-/// One budget for requests and tasks of a process: what is left of its memory beside what it has in flight and the
-/// program itself.
+/// One budget for requests and tasks of a process.
 fn memory_of(config: &Config, edges: &Edges) -> Memory {
-    let all = config.ingestion.memory.as_usize();
-    let beside = PROGRAM_BYTES + config.log.max_inflight_bytes.as_usize();
-    edges.shared.get_or_make(|| Memory::new(all.saturating_sub(beside).max(all / 2)))
+    let (whole, in_flight) = (config.ingestion.memory.as_usize(), config.log.max_inflight_bytes.as_usize());
+    edges.shared.get_or_make(|| Memory::of_process(whole, in_flight))
 }
 
 /// Decodes user topics until asked to stop.

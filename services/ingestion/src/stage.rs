@@ -8,12 +8,13 @@ use runtime::{
     channels,
     config::{Config, LogConfig},
     edges::Edges,
+    memory::Memory,
     retry::TaskError,
     supervisor::{Settlements, Stage, TaskPlan},
 };
 use topics::{Log, TopicName};
 
-use crate::{memory::Memory, worker::Worker};
+use crate::worker::Worker;
 
 /// Hop 1: user topics → channels.
 pub struct IngestionStage {

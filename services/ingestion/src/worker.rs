@@ -17,6 +17,7 @@ use runtime::{
     channels,
     config::IngestionConfig,
     input::Input,
+    memory::{Memory, RunShare},
     retry::TaskError,
     supervisor::{self, Settlements},
     tasks::{Stop, compute},
@@ -28,13 +29,15 @@ use topics::{Log, Message, Reader, TopicError, TopicName};
 use crate::{
     batcher::{BatchLimits, Batcher, Progress, Stretcher, is_fruitless, traceparent},
     decode::{Decoded, Decoder, Fault},
-    memory::{Memory, RunShare},
     metrics::{self, SourceMetrics},
     sieve::Sieve,
 };
 
 /// The header a request's trace context travels in, in HTTP as in messages.
 pub(crate) const TRACEPARENT: &str = "traceparent";
+
+/// A run takes about this many times its payload while it is decoded and written.
+const RUN_FACTOR: usize = 4;
 
 /// A checkpoint is due after this much input even before its time: it bounds what a crash makes us read again.
 const CHECKPOINT_BYTES: usize = 256 << 20;
@@ -127,7 +130,7 @@ impl Worker {
             }),
             stretcher: Stretcher::new(&self.source, self.topic.clone(), self.partition, progress),
             metrics: SourceMetrics::new(&self.source.pipeline, &self.source.name),
-            share: self.memory.run(),
+            share: self.memory.run(RUN_FACTOR),
             kept: checkpoint.position,
             kept_at: Instant::now(),
             covered: checkpoint.position,

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use runtime::{
     config::Config,
     edges::Edges,
+    memory::Memory,
     process::{self, Service},
     supervisor::{Settlements, StageContext, supervise},
     tasks::Stop,
@@ -39,7 +40,8 @@ pub async fn run(config: Config, edges: Edges, stop: Stop) -> anyhow::Result<()>
         health: edges.health.clone(),
         settlements: settlements.clone(),
     };
-    let stage = TransformationStage::new(config, edges, settlements);
+    let (whole, in_flight) = (config.transformation.memory.as_usize(), config.log.max_inflight_bytes.as_usize());
+    let stage = TransformationStage::new(Memory::of_process(whole, in_flight), config, edges, settlements);
     supervise(Arc::new(stage), context, stop).await
 }
 

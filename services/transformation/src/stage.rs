@@ -7,6 +7,7 @@ use pipeline::Graph;
 use runtime::{
     config::Config,
     edges::Edges,
+    memory::Memory,
     retry::TaskError,
     supervisor::{Progress, Settlements, Stage, TaskPlan},
     tasks::Stop,
@@ -20,23 +21,24 @@ pub struct TransformationStage {
     config: Arc<Config>,
     edges: Edges,
     settlements: Settlements,
+    memory: Memory,
 }
 
 impl TransformationStage {
-    /// A stage over the given edges.
-    pub fn new(config: Config, edges: Edges, settlements: Settlements) -> Self {
-        Self { config: Arc::new(config), edges, settlements }
+    /// A stage over `edges` whose tasks share `memory`, and that reports positions through `settlements`.
+    pub fn new(memory: Memory, config: Config, edges: Edges, settlements: Settlements) -> Self {
+        Self { config: Arc::new(config), edges, settlements, memory }
     }
 
     fn plan(&self, assignment: Assignment) -> TaskPlan {
         let key = assignment.key();
         let (config, edges, settlements) = (Arc::clone(&self.config), self.edges.clone(), self.settlements.clone());
-        let assignment = Arc::new(assignment);
+        let (assignment, memory) = (Arc::new(assignment), self.memory.clone());
         let start = move |stop: Stop, progress: Progress| {
             let (config, edges, settlements) = (Arc::clone(&config), edges.clone(), settlements.clone());
-            let assignment = Arc::clone(&assignment);
+            let (assignment, memory) = (Arc::clone(&assignment), memory.clone());
             async move {
-                let worker = Worker::start(&config, &edges, settlements, assignment).await?;
+                let worker = Worker::start(&config, &edges, settlements, &memory, assignment).await?;
                 worker.run(&stop, &progress).await
             }
             .boxed()

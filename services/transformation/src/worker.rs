@@ -26,6 +26,7 @@ use runtime::{
     dead_letters::{DeadLetter, DeadLetters},
     edges::Edges,
     input::Input,
+    memory::{Memory, RunShare},
     retry::TaskError,
     supervisor::{Progress, Settlements},
     tasks::{Stop, compute},
@@ -37,7 +38,7 @@ use tracing::Span;
 
 use crate::metrics;
 
-/// The most that is read before it is written: it bounds a task's memory and the repeat after a crash.
+/// The most that is read before it is written: it bounds the repeat after a crash, and how long others wait for memory.
 const MOST_READ_BYTES: usize = 4 << 20;
 /// A read takes about this many times its size while its rows are decoded, transformed and written.
 const READ_FACTOR: usize = 16;
@@ -75,6 +76,8 @@ pub(crate) struct Worker {
     settlements: Settlements,
     state: Checkpoint,
     pending: Pending,
+    /// Memory for what is read, until it is written.
+    share: RunShare,
     read_bytes: usize,
     checkpoint_every: Duration,
     checkpointed_at: Instant,
@@ -95,6 +98,7 @@ impl Worker {
         config: &Config,
         edges: &Edges,
         settlements: Settlements,
+        memory: &Memory,
         assignment: Arc<Assignment>,
     ) -> Result<Self, TaskError> {
         let program = RowProgram::compile(&assignment.branch, &assignment.view.schema).map_err(engine_error)?;
@@ -115,6 +119,7 @@ impl Worker {
             settlements,
             state,
             pending: Pending::default(),
+            share: memory.run(READ_FACTOR),
             read_bytes: MOST_READ_BYTES.min(config.transformation.memory.as_usize() / READ_FACTOR).max(1),
             checkpoint_every: config.transformation.checkpoint_every.into(),
             checkpointed_at: Instant::now(),
@@ -148,15 +153,18 @@ impl Worker {
         Ok(())
     }
 
+    /// Takes one read, from memory for it to its outcome on the way to the log.
     async fn take(&mut self, messages: Vec<Message>) -> Result<(), TaskError> {
+        self.share.start_anew(&messages).await;
         for message in &messages {
             compute(|| self.process(message))?;
         }
         self.state.witness = messages.last().map(Message::witness);
-        if self.pending.is_empty() && !self.writer.heartbeat_due() {
-            return Ok(());
+        if !self.pending.is_empty() || self.writer.heartbeat_due() {
+            self.write_pending().await?;
         }
-        self.write_pending().await
+        self.share.release();
+        Ok(())
     }
 
     /// One unit: judge it, cut it, run the plan over it.

@@ -16,9 +16,12 @@ use runtime::{
     channel_writer::{ChannelWriter, ChannelWriterOptions, PortTarget, Rows, Stretch},
     config::{Config, Override},
     edges::Edges,
+    memory::Memory,
+    supervisor::{Settlements, StageContext, supervise},
     tasks::{Fate, TaskGroup},
 };
-use topics::{Log, TopicName, TopicSettings, memory::MemoryLog};
+use topics::{Log, Message, TopicName, TopicSettings, memory::MemoryLog};
+use transformation::TransformationStage;
 
 const SQL: &str = "
 CREATE SOURCE words (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
@@ -250,6 +253,43 @@ async fn a_lost_checkpoint_repeats_rows_that_readers_cut_off() {
     expected.extend([(-50, 500), (-51, 510)]);
     expected.sort_unstable();
     assert_eq!(numbers, expected);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tasks_wait_while_the_process_has_no_memory_left_and_go_on_when_it_has() {
+    let world = World::new().await;
+    write_all(&world).await;
+    let memory = Memory::new(1 << 20);
+    let bodies = memory.body(usize::MAX).await;
+    let mut run = memory.run(1);
+    let payload = vec![0; 1 << 20].into();
+    run.start_anew(&[Message { offset: 0, timestamp_ms: 0, key: None, payload, headers: vec![] }]).await;
+    let group = TaskGroup::new();
+    let log: Arc<dyn Log> = Arc::clone(&world.log) as Arc<dyn Log>;
+    let edges = Edges::new(Arc::clone(&log), world.lake.clone(), Compression::Lz4, &group);
+    let (catalog, health, settlements) = (edges.catalog.clone(), edges.health.clone(), Settlements::default());
+    let context = StageContext {
+        log,
+        group: transformation::GROUP.into(),
+        catalog,
+        health: health.clone(),
+        settlements: settlements.clone(),
+    };
+    let stage = TransformationStage::new(memory, config(), edges, settlements);
+    group.spawn("transformation", Fate::Critical, supervise(Arc::new(stage), context, group.stop()));
+    let running = || format!("{:?}", health.report()).matches("running").count();
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while running() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    assert!(waited.await.is_ok(), "{:?}", health.report());
+    let without = tokio::time::timeout(Duration::from_millis(300), world.wait_for_numbers(1));
+    assert!(without.await.is_err(), "a task went on without memory");
+    run.release();
+    drop(bodies);
+    world.wait_for_numbers(expected().len()).await;
+    group.finish(Duration::from_secs(10)).await.unwrap();
 }
 
 /// Runs the service until so many rows have come out, then stops it.

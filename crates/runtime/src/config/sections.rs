@@ -117,7 +117,9 @@ settings! {
     pub struct TransformationConfig["transformation"] {
         /// Where health and metrics are. This machine only, because there is no login yet.
         pub listen: String = String::from("127.0.0.1:8082"),
-        /// Bytes of batches held at any time. Over it, reading waits. "256MiB" fits a small container.
+        /// Bytes of the process: rows held from read to written, rows in flight to the log, and 64 MiB for the program
+        /// itself. Over it, tasks wait. "256MiB" fits a small container. What is fetched ahead of each partition comes
+        /// on top.
         pub memory: ByteSize = ByteSize::mebibytes(256),
         /// How often a task writes down how far it is. "10s" is at most that much work done again after a crash.
         pub checkpoint_every: Duration = Duration::secs(10),

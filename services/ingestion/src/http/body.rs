@@ -8,12 +8,11 @@ use std::io::{self, Write};
 use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt as _;
+use runtime::memory::{BodyShare, Memory};
 use zstd::stream::{
     raw::{DParameter, Decoder as ZstdDecoder},
     zio::Writer as ZstdWriter,
 };
-
-use crate::memory::{BodyShare, Memory};
 
 /// Reserved before the first byte of a body of unknown size.
 const FIRST_BYTES: usize = 64 << 10;

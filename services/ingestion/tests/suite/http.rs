@@ -8,15 +8,13 @@ use std::{
 use arrow::{array::Int64Array, record_batch::RecordBatch};
 use batch::Compression;
 use bytes::Bytes;
-use ingestion::{
-    http::{Door, router},
-    memory::Memory,
-};
+use ingestion::http::{Door, router};
 use reqwest::{Client, RequestBuilder};
 use runtime::{
     admin,
     catalog::{self, CatalogView},
     config::Config,
+    memory::Memory,
     tasks::{Fate, TaskGroup},
     units::ByteSize,
 };

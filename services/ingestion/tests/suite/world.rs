@@ -6,12 +6,13 @@ use arrow::{array::AsArray, record_batch::RecordBatch, util::display::array_valu
 use batch::{Compression, Envelope, Limits, Port, decode_batch, decode_envelope, rows_from, without_offsets};
 use delivery::{Ends, Position, Verdict};
 use futures::TryStreamExt as _;
-use ingestion::{memory::Memory, worker::Worker};
+use ingestion::worker::Worker;
 use lake::Lake;
 use pipeline::SourceStage;
 use runtime::{
     catalog::{self, ApplyFile, ApplyRequest},
     config::{Config, IngestionConfig},
+    memory::Memory,
     retry::TaskError,
     supervisor::Settlements,
     tasks::Stop,

@@ -1,4 +1,4 @@
-//! The memory of ingestion: one budget for request bodies and for runs of messages from read to written.
+//! The memory of a process: one budget for runs of messages from read to written, and for request bodies beside them.
 //!
 //! Memory is accounted for before it is used. Nobody waits for memory while holding some: a request waits before its
 //! first byte and takes more later only if there is some, a task writes the run it holds before it waits for another.
@@ -15,10 +15,10 @@ use topics::Message;
 
 /// The budget is counted in these.
 const UNIT_BYTES: usize = 1 << 10;
-/// A run takes about this many times its payload while it is decoded and written.
-const RUN_FACTOR: usize = 4;
 /// What a message takes beside its payload.
 const MESSAGE_BYTES: usize = 256;
+/// What a process takes that has nothing to do.
+const PROGRAM_BYTES: usize = 64 << 20;
 
 /// The budget. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]
@@ -38,20 +38,26 @@ impl Memory {
         Self { all: semaphore(units), bodies: semaphore(body_units), units, body_units }
     }
 
+    /// What is left of the `whole` that a process may take, beside what it may have `in_flight` and the program itself;
+    /// half of it at least.
+    pub fn of_process(whole: usize, in_flight: usize) -> Self {
+        Self::new(whole.saturating_sub(PROGRAM_BYTES + in_flight).max(whole / 2))
+    }
+
     /// Bytes taken at this moment.
     pub fn taken_bytes(&self) -> usize {
         (self.units - self.all.available_permits()) * UNIT_BYTES
     }
 
-    /// The most that one request can ever have.
-    pub(crate) fn max_body_bytes(&self) -> usize {
+    /// The most that one request can ever have, in bytes.
+    pub fn max_body_bytes(&self) -> usize {
         self.body_units * UNIT_BYTES
     }
 
     /// Waits for room for a body.
     ///
     /// **Cancel safety**: a dropped call has taken nothing.
-    pub(crate) async fn body(&self, bytes: usize) -> BodyShare {
+    pub async fn body(&self, bytes: usize) -> BodyShare {
         let units = permits(bytes.div_ceil(UNIT_BYTES).clamp(1, self.body_units));
         // In this order: who waits for the second has room among bodies, and only tasks, which go on, stand before it.
         let among_bodies = Arc::clone(&self.bodies).acquire_many_owned(units).await.ok();
@@ -59,9 +65,9 @@ impl Memory {
         BodyShare { memory: self.clone(), units: units as usize, among_bodies, of_all }
     }
 
-    /// Nothing yet, to grow.
-    pub(crate) fn run(&self) -> RunShare {
-        RunShare { memory: self.clone(), units: 0, taken: None }
+    /// Nothing yet, to grow. A run takes about `factor` times its payload while it is decoded and written.
+    pub fn run(&self, factor: usize) -> RunShare {
+        RunShare { memory: self.clone(), factor, units: 0, taken: None }
     }
 }
 
@@ -80,7 +86,7 @@ fn try_add(held: &mut Option<OwnedSemaphorePermit>, room: &Arc<Semaphore>, more:
 }
 
 /// Memory held by one request, given back when dropped.
-pub(crate) struct BodyShare {
+pub struct BodyShare {
     memory: Memory,
     units: usize,
     among_bodies: Option<OwnedSemaphorePermit>,
@@ -88,12 +94,13 @@ pub(crate) struct BodyShare {
 }
 
 impl BodyShare {
-    pub(crate) fn max_bytes(&self) -> usize {
+    /// The most that it can ever have.
+    pub fn max_bytes(&self) -> usize {
         self.memory.max_body_bytes()
     }
 
     /// Whether there was room to have `bytes` in all. Never waits.
-    pub(crate) fn try_grow_to(&mut self, bytes: usize) -> bool {
+    pub fn try_grow_to(&mut self, bytes: usize) -> bool {
         let wanted = bytes.div_ceil(UNIT_BYTES);
         let Some(missing) = wanted.checked_sub(self.units).filter(|&missing| missing > 0) else { return true };
         let Ok(among_bodies) = Arc::clone(&self.memory.bodies).try_acquire_many_owned(permits(missing)) else {
@@ -112,8 +119,9 @@ impl BodyShare {
 }
 
 /// Memory held by one run of messages, given back when dropped.
-pub(crate) struct RunShare {
+pub struct RunShare {
     memory: Memory,
+    factor: usize,
     units: usize,
     taken: Option<OwnedSemaphorePermit>,
 }
@@ -122,7 +130,7 @@ impl RunShare {
     /// Whether there was room for these messages too. Never waits.
     ///
     /// A run that alone is larger than the tasks' quarter counts as that much: it must get through.
-    pub(crate) fn try_grow(&mut self, messages: &[Message]) -> bool {
+    pub fn try_grow(&mut self, messages: &[Message]) -> bool {
         let more = self.units_of(messages);
         let added = more == 0 || try_add(&mut self.taken, &self.memory.all, more);
         self.units += if added { more } else { 0 };
@@ -130,7 +138,7 @@ impl RunShare {
     }
 
     /// Gives everything back, then waits for room for these messages.
-    pub(crate) async fn start_anew(&mut self, messages: &[Message]) {
+    pub async fn start_anew(&mut self, messages: &[Message]) {
         (self.taken, self.units) = (None, 0);
         let wanted = self.units_of(messages);
         self.taken = Arc::clone(&self.memory.all).acquire_many_owned(permits(wanted)).await.ok();
@@ -138,12 +146,12 @@ impl RunShare {
     }
 
     /// Gives everything back.
-    pub(crate) fn release(&mut self) {
+    pub fn release(&mut self) {
         (self.taken, self.units) = (None, 0);
     }
 
     fn units_of(&self, messages: &[Message]) -> usize {
-        let bytes: usize = messages.iter().map(|message| RUN_FACTOR * message.payload.len() + MESSAGE_BYTES).sum();
+        let bytes: usize = messages.iter().map(|message| self.factor * message.payload.len() + MESSAGE_BYTES).sum();
         let quarter = (self.memory.units / 4).max(1);
         bytes.div_ceil(UNIT_BYTES).min(quarter.saturating_sub(self.units))
     }
@@ -165,13 +173,13 @@ mod tests {
     async fn bodies_and_runs_share_one_budget() {
         let memory = Memory::new(1 << 20);
         let body = memory.body(512 << 10).await;
-        let mut run = memory.run();
+        let mut run = memory.run(4);
         assert!(run.try_grow(&messages(63 << 10)));
         assert_eq!(memory.taken_bytes(), (512 << 10) + (253 << 10));
-        let mut other = memory.run();
+        let mut other = memory.run(4);
         assert!(other.try_grow(&messages(60 << 10)));
-        assert!(!memory.run().try_grow(&messages(60 << 10)), "the budget is used up");
-        let (mut third, large) = (memory.run(), messages(60 << 10));
+        assert!(!memory.run(4).try_grow(&messages(60 << 10)), "the budget is used up");
+        let (mut third, large) = (memory.run(4), messages(60 << 10));
         let mut waiting = Box::pin(third.start_anew(&large));
         assert!(waiting.as_mut().now_or_never().is_none());
         drop(body);
@@ -187,7 +195,7 @@ mod tests {
         assert_eq!(memory.taken_bytes(), memory.max_body_bytes());
         assert!(!slow.try_grow_to(1 << 20));
         assert!(memory.body(1).now_or_never().is_none(), "other bodies wait");
-        let mut run = memory.run();
+        let mut run = memory.run(4);
         run.start_anew(&messages(1 << 20)).now_or_never().expect("a run does not wait for bodies");
         assert!(run.try_grow(&messages(1 << 20)), "what the quarter cannot hold must get through all the same");
         run.release();
