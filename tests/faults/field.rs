@@ -36,7 +36,9 @@ const CONFIG: &str = r#"
 [storage]
 flush_age = "700ms"
 
+# A batch of each partition every 20 ms, through every view, is what two brokers would spend a processor on.
 [ingestion]
+linger = "100ms"
 checkpoint_every = "2s"
 
 [transformation]

@@ -24,7 +24,7 @@ mod whole;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 
 use crate::{
     campaign::Campaign,
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
 
 fn run(options: &Options) -> Result<bool> {
     let known: Vec<String> = catalogue().into_iter().map(|fault| fault.name).chain(controls::names()).collect();
-    if let Some(unknown) = options.only.iter().find(|name| !known.contains(name)) {
+    if let Some(unknown) = options.unknown(&known) {
         bail!("`{unknown}` is no fault and no control; there are {}", known.join(", "));
     }
     match &options.order {
@@ -56,6 +56,7 @@ fn run(options: &Options) -> Result<bool> {
             Ok(true)
         }
         Order::Report(path) => {
+            ensure!(path.is_file(), "there is no file of results at {}", path.display());
             print!("{}", report::page(&Results::at(path))?);
             Ok(true)
         }

@@ -1,6 +1,6 @@
 //! What is asked for on the command line.
 
-use std::path::PathBuf;
+use std::{fmt, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail, ensure};
 use testkit::process::PROGRAMS;
@@ -33,7 +33,9 @@ pub(crate) enum Order {
 pub(crate) struct Options {
     pub(crate) order: Order,
     /// Only these faults; all where empty.
-    pub(crate) only: Vec<String>,
+    pub(crate) only: Vec<Pattern>,
+    /// None of these.
+    pub(crate) except: Vec<Pattern>,
     /// Instead of the runs of the set.
     pub(crate) runs: Option<u32>,
     pub(crate) seed: u64,
@@ -49,7 +51,7 @@ pub(crate) struct Options {
     pub(crate) command: String,
 }
 
-pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|report FILE] [--only NAME[,NAME]] [--runs N] [--seed N] [--rate ROWS] [--fields N] [--protocol classic|consumer] [--resume FILE]";
+pub(crate) const USAGE: &str = "usage: just faults [short|long|negative|list|report FILE] [--only NAME[,NAME]] [--except NAME[,NAME]] [--runs N] [--seed N] [--rate ROWS] [--fields N] [--protocol classic|consumer] [--resume FILE]";
 
 /// On two processors.
 const FIELDS_AT_ONCE: usize = 2;
@@ -71,13 +73,15 @@ impl Options {
             Some("report") => Order::Report(words.next().context(USAGE)?.into()),
             Some(other) => bail!("`{other}` is nothing that can be asked for; {USAGE}"),
         };
-        let (mut only, mut runs, mut seed, mut rate, mut results) = (Vec::new(), None, None, 1000, None);
+        let (mut only, mut except) = (Vec::new(), Vec::new());
+        let (mut runs, mut seed, mut rate, mut results) = (None, None, 300, None);
         let mut protocol = "classic".to_owned();
         let mut fields = FIELDS_AT_ONCE;
         while let Some(flag) = words.next() {
             let value = words.next().with_context(|| format!("`{flag}` needs a value; {USAGE}"))?;
             match flag.as_str() {
-                "--only" => only = value.split(',').map(str::to_owned).collect(),
+                "--only" => only = patterns(value),
+                "--except" => except = patterns(value),
                 "--runs" => runs = Some(value.parse().context("--runs is a number")?),
                 "--seed" => seed = Some(value.parse().context("--seed is a number")?),
                 "--rate" => rate = value.parse().context("--rate is a number of rows a second")?,
@@ -90,7 +94,7 @@ impl Options {
         ensure!(fields > 0, "--fields is at least 1");
         let command = format!("{} {}", recipe(), arguments.join(" ")).trim().to_owned();
         let seed = seed.unwrap_or_else(|| testkit::seed::Seed::of("faults").value() >> 16);
-        Ok(Self { order, only, runs, seed, protocol, rate, fields, results, command })
+        Ok(Self { order, only, except, runs, seed, protocol, rate, fields, results, command })
     }
 
     /// What every instance is started with.
@@ -99,6 +103,33 @@ impl Options {
     }
 
     pub(crate) fn wants(&self, fault: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|name| name == fault)
+        let named = |patterns: &[Pattern]| patterns.iter().any(|pattern| pattern.fits(fault));
+        (self.only.is_empty() || named(&self.only)) && !named(&self.except)
     }
+
+    /// The first name asked for that none of `known` has.
+    pub(crate) fn unknown(&self, known: &[String]) -> Option<&Pattern> {
+        let is_unknown = |pattern: &&Pattern| !known.iter().any(|name| pattern.fits(name));
+        self.only.iter().chain(&self.except).find(is_unknown)
+    }
+}
+
+/// The name of a fault or control, or, with a `*` at its end, the beginning of several.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Pattern(String);
+
+impl Pattern {
+    fn fits(&self, name: &str) -> bool {
+        self.0.strip_suffix('*').map_or(self.0 == name, |beginning| name.starts_with(beginning))
+    }
+}
+
+impl fmt::Display for Pattern {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn patterns(value: &str) -> Vec<Pattern> {
+    value.split(',').map(|name| Pattern(name.to_owned())).collect()
 }

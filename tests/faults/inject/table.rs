@@ -60,7 +60,7 @@ impl Fault {
             bound: Duration::from_secs(15),
             short: 1,
             long: 30,
-            block: 10,
+            block: 15,
             beside_others: false,
             act,
         }

@@ -16,7 +16,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build --workspace", "`cargo test --workspace` builds the same"),
     (
         "cargo test --workspace --test faults -- *",
-        "CI runs the kills of the short set and one control; the rest takes from many minutes to hours",
+        "CI runs the short set in two parts, and the negative controls; the long set takes hours",
     ),
     ("cargo build --release --workspace --bins --features delivery/failpoints", "for the long set, which takes hours"),
     ("TAILWATER_PROGRAMS=*", "starts the long set"),
