@@ -54,6 +54,11 @@ impl Memory {
         self.body_units * UNIT_BYTES
     }
 
+    /// What bodies leave to runs, in units.
+    fn quarter(&self) -> usize {
+        (self.units / 4).max(1)
+    }
+
     /// Waits for room for a body.
     ///
     /// **Cancel safety**: a dropped call has taken nothing.
@@ -127,6 +132,12 @@ pub struct RunShare {
 }
 
 impl RunShare {
+    /// The most payload that is counted in full: what is more in one run still gets through, and takes more than was
+    /// accounted for.
+    pub fn most_payload_bytes(&self) -> usize {
+        self.memory.quarter() * UNIT_BYTES / self.factor
+    }
+
     /// Whether there was room for these messages too. Never waits.
     ///
     /// A run that alone is larger than the tasks' quarter counts as that much: it must get through.
@@ -152,8 +163,7 @@ impl RunShare {
 
     fn units_of(&self, messages: &[Message]) -> usize {
         let bytes: usize = messages.iter().map(|message| self.factor * message.payload.len() + MESSAGE_BYTES).sum();
-        let quarter = (self.memory.units / 4).max(1);
-        bytes.div_ceil(UNIT_BYTES).min(quarter.saturating_sub(self.units))
+        bytes.div_ceil(UNIT_BYTES).min(self.memory.quarter().saturating_sub(self.units))
     }
 }
 
@@ -202,6 +212,17 @@ mod tests {
         assert!(memory.body(1).now_or_never().is_none());
         drop(slow);
         assert!(memory.body(1).now_or_never().is_some());
+    }
+
+    #[tokio::test]
+    async fn four_runs_of_the_most_payload_take_the_whole_budget_and_no_more() {
+        let memory = Memory::new(64 << 20);
+        let most = memory.run(16).most_payload_bytes();
+        assert_eq!(most, 1 << 20);
+        let mut runs: Vec<RunShare> = (0..4).map(|_| memory.run(16)).collect();
+        assert!(runs.iter_mut().all(|run| run.try_grow(&messages(most))));
+        assert_eq!(memory.taken_bytes(), 64 << 20);
+        assert!(!memory.run(16).try_grow(&messages(1)));
     }
 
     #[tokio::test]

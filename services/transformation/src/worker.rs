@@ -110,6 +110,7 @@ impl Worker {
         let (state, reader) = input.open().await?;
         let outputs = Outputs::ensure(config, edges, &assignment).await?;
         let writer = outputs.writer(config, edges, &assignment, &state);
+        let share = memory.run(READ_FACTOR);
         tracing::info!(task = assignment.key(), position = %state.position, "transformation task started");
         Ok(Self {
             program,
@@ -119,8 +120,8 @@ impl Worker {
             settlements,
             state,
             pending: Pending::default(),
-            share: memory.run(READ_FACTOR),
-            read_bytes: MOST_READ_BYTES.min(config.transformation.memory.as_usize() / READ_FACTOR).max(1),
+            read_bytes: MOST_READ_BYTES.min(share.most_payload_bytes()).max(1),
+            share,
             checkpoint_every: config.transformation.checkpoint_every.into(),
             checkpointed_at: Instant::now(),
             assignment,
