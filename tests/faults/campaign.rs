@@ -22,7 +22,7 @@ use crate::{
 
 /// Blocks on one field before it is made anew: logs and tables grow.
 const BLOCKS_PER_FIELD: usize = 3;
-const FAULTS_PER_SHORT_BLOCK: usize = 8;
+const FAULTS_PER_SHORT_BLOCK: usize = 9;
 
 /// A field that blocks were done on.
 struct Used {

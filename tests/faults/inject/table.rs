@@ -177,13 +177,13 @@ fn of_the_store() -> Vec<Fault> {
             "the store puts the commit, the writer gets a reset or a 500",
             store::lose_commit_reply,
         )
-        .runs(10, 200, 50),
+        .runs(3, 200, 50),
         Fault::under_load(
             "lost-commit-reply-compaction",
             "the same, and a compaction commits before the writer hears of it",
             store::lose_commit_reply_to_compaction,
         )
-        .runs(3, 60, 10),
+        .runs(1, 60, 15),
         Fault::under_load(
             "lost-put-replies",
             "one in five puts of any kind is done and its reply lost, for 8 s",
