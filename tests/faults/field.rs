@@ -36,7 +36,7 @@ const CONFIG: &str = r#"
 [storage]
 flush_age = "700ms"
 
-# A batch of each partition every 20 ms, through every view, is what two brokers would spend a processor on.
+# Fewer messages than by default: two brokers, two stores and all services share two processors.
 [ingestion]
 linger = "100ms"
 checkpoint_every = "2s"

@@ -231,8 +231,8 @@ fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, 
     account.freshness_seconds = snapshot.and_then(|snapshot| freshness(table, snapshot));
 }
 
-/// Of `held` rows, those that came from another program. Of the rows in its files (`in_foreign_files`) some may be ours, where
-/// it rewrote files; what is ours is known in sum.
+/// Of `held` rows, those that came from another program. Of the rows in its files (`in_foreign_files`) some may be
+/// ours, where it rewrote files; what is ours is known in sum.
 fn foreign(held: u64, in_foreign_files: u64, ours: u64) -> u64 {
     held.saturating_sub(ours).min(in_foreign_files)
 }
