@@ -5,13 +5,15 @@
 //! So nobody waits in a circle. Bodies may take three quarters at most: slow clients never stop the tasks, whose memory
 //! comes back as fast as the log takes rows.
 //!
-//! Deliberately absent: what a log reads ahead (`log.fetch_bytes_per_partition`) and has in flight
-//! (`log.max_inflight_bytes`).
+//! Deliberately absent: what a log reads ahead (`log.fetch_bytes_per_partition`), which a task that waits may have been
+//! handed already, and what it has in flight (`log.max_inflight_bytes`).
 
 use std::sync::Arc;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use topics::Message;
+
+use crate::{config::LogConfig, units::ByteSize};
 
 /// The budget is counted in these.
 const UNIT_BYTES: usize = 1 << 10;
@@ -38,10 +40,11 @@ impl Memory {
         Self { all: semaphore(units), bodies: semaphore(body_units), units, body_units }
     }
 
-    /// What is left of the `whole` that a process may take, beside what it may have `in_flight` and the program itself;
-    /// half of it at least.
-    pub fn of_process(whole: usize, in_flight: usize) -> Self {
-        Self::new(whole.saturating_sub(PROGRAM_BYTES + in_flight).max(whole / 2))
+    /// What is left of the `whole` that a process may take, beside what it may have in flight to the `log` and the
+    /// program itself; half of it at least.
+    pub fn of_process(whole: ByteSize, log: &LogConfig) -> Self {
+        let whole = whole.as_usize();
+        Self::new(whole.saturating_sub(PROGRAM_BYTES + log.max_inflight_bytes.as_usize()).max(whole / 2))
     }
 
     /// Bytes taken at this moment.

@@ -43,8 +43,7 @@ pub fn router(config: &Config, edges: &Edges) -> Router {
 
 /// One budget for requests and tasks of a process.
 fn memory_of(config: &Config, edges: &Edges) -> Memory {
-    let (whole, in_flight) = (config.ingestion.memory.as_usize(), config.log.max_inflight_bytes.as_usize());
-    edges.shared.get_or_make(|| Memory::of_process(whole, in_flight))
+    edges.shared.get_or_make(|| Memory::of_process(config.ingestion.memory, &config.log))
 }
 
 /// Decodes user topics until asked to stop.

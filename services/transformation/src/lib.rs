@@ -40,8 +40,8 @@ pub async fn run(config: Config, edges: Edges, stop: Stop) -> anyhow::Result<()>
         health: edges.health.clone(),
         settlements: settlements.clone(),
     };
-    let (whole, in_flight) = (config.transformation.memory.as_usize(), config.log.max_inflight_bytes.as_usize());
-    let stage = TransformationStage::new(Memory::of_process(whole, in_flight), config, edges, settlements);
+    let memory = Memory::of_process(config.transformation.memory, &config.log);
+    let stage = TransformationStage::new(memory, config, edges, settlements);
     supervise(Arc::new(stage), context, stop).await
 }
 

@@ -51,10 +51,14 @@ impl World {
 
     fn transformation(&self) -> TaskGroup {
         let group = TaskGroup::new();
-        let log: Arc<dyn Log> = Arc::clone(&self.log) as Arc<dyn Log>;
-        let edges = Edges::new(log, self.lake.clone(), Compression::Lz4, &group);
-        group.spawn("transformation", Fate::Critical, transformation::run(config(), edges, group.stop()));
+        let run = transformation::run(config(), self.edges(&group), group.stop());
+        group.spawn("transformation", Fate::Critical, run);
         group
+    }
+
+    fn edges(&self, group: &TaskGroup) -> Edges {
+        let log: Arc<dyn Log> = Arc::clone(&self.log) as Arc<dyn Log>;
+        Edges::new(log, self.lake.clone(), Compression::Lz4, group)
     }
 
     /// Writes words to an input partition; every tenth is not a number.
@@ -265,11 +269,10 @@ async fn tasks_wait_while_the_process_has_no_memory_left_and_go_on_when_it_has()
     let payload = vec![0; 1 << 20].into();
     run.start_anew(&[Message { offset: 0, timestamp_ms: 0, key: None, payload, headers: vec![] }]).await;
     let group = TaskGroup::new();
-    let log: Arc<dyn Log> = Arc::clone(&world.log) as Arc<dyn Log>;
-    let edges = Edges::new(Arc::clone(&log), world.lake.clone(), Compression::Lz4, &group);
+    let edges = world.edges(&group);
     let (catalog, health, settlements) = (edges.catalog.clone(), edges.health.clone(), Settlements::default());
     let context = StageContext {
-        log,
+        log: Arc::clone(&edges.log),
         group: transformation::GROUP.into(),
         catalog,
         health: health.clone(),
@@ -277,19 +280,24 @@ async fn tasks_wait_while_the_process_has_no_memory_left_and_go_on_when_it_has()
     };
     let stage = TransformationStage::new(memory, config(), edges, settlements);
     group.spawn("transformation", Fate::Critical, supervise(Arc::new(stage), context, group.stop()));
-    let running = || format!("{:?}", health.report()).matches("running").count();
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
-        while running() < 4 {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "{:?}", health.report());
+    let report = || format!("{:?}", health.report());
+    assert!(is_soon(|| report().matches("running").count() == 4).await, "{}", report());
     let without = tokio::time::timeout(Duration::from_millis(300), world.wait_for_numbers(1));
     assert!(without.await.is_err(), "a task went on without memory");
     run.release();
     drop(bodies);
     world.wait_for_numbers(expected().len()).await;
     group.finish(Duration::from_secs(10)).await.unwrap();
+}
+
+/// Whether it comes true within twenty seconds.
+async fn is_soon(condition: impl Fn() -> bool) -> bool {
+    let waited = tokio::time::timeout(Duration::from_secs(20), async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+    waited.await.is_ok()
 }
 
 /// Runs the service until so many rows have come out, then stops it.
@@ -302,17 +310,11 @@ async fn run_until(world: &World, rows: usize) {
 /// Runs the service until its health report says this.
 async fn run_until_shown(world: &World, text: &str) -> String {
     let group = TaskGroup::new();
-    let log: Arc<dyn Log> = Arc::clone(&world.log) as Arc<dyn Log>;
-    let edges = Edges::new(log, world.lake.clone(), Compression::Lz4, &group);
+    let edges = world.edges(&group);
     let health = edges.health.clone();
     group.spawn("transformation", Fate::Critical, transformation::run(config(), edges, group.stop()));
     let report = || format!("{:?}", health.report());
-    let waited = tokio::time::timeout(Duration::from_secs(20), async {
-        while !report().contains(text) {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    });
-    assert!(waited.await.is_ok(), "{}", report());
+    assert!(is_soon(|| report().contains(text)).await, "{}", report());
     let shown = report();
     group.finish(Duration::from_secs(10)).await.unwrap();
     shown
