@@ -131,6 +131,25 @@ fn a_cut_resets_what_there_is_and_new_connections_are_taken() {
 }
 
 #[test]
+fn what_is_held_back_is_lost_with_a_cut_that_is_healed_at_once() {
+    let proxy = TcpProxy::start(echo_server(), 1).expect("it starts");
+    // Both orders may be seen at the same moment, or one after the other: neither lets anything through.
+    for _ in 0..30 {
+        let mut client = Client::connect(&proxy);
+        client.say("one");
+        assert_eq!(client.hear().expect("an echo"), "one");
+        let delivered = proxy.counts().bytes_to_server;
+        proxy.silence(Direction::ToServer);
+        client.say("two");
+        assert!(client.hears_nothing(Duration::from_millis(20)));
+        proxy.cut();
+        proxy.heal();
+        client.hear().expect_err("it was cut");
+        assert_eq!(proxy.counts().bytes_to_server, delivered);
+    }
+}
+
+#[test]
 fn new_connections_are_reset_while_refused_or_while_the_server_is_away() {
     let proxy = TcpProxy::start(echo_server(), 1).expect("it starts");
     proxy.refuse();

@@ -194,14 +194,14 @@ async fn serve(mut client: TcpStream, shared: Arc<Shared>, mut random: Random) {
     server.set_nodelay(true).ok();
     let (from_client, to_client) = client.split();
     let (from_server, to_server) = server.split();
-    let up = pump(from_client, to_server, &shared, Direction::ToServer, random.fork());
-    let down = pump(from_server, to_client, &shared, Direction::ToClient, random.fork());
+    let up = pump(from_client, to_server, &shared, Direction::ToServer, link.generation, random.fork());
+    let down = pump(from_server, to_client, &shared, Direction::ToClient, link.generation, random.fork());
     let mut orders = shared.link.subscribe();
-    let was_cut = tokio::select! {
-        _ = orders.wait_for(|now| now.generation != link.generation) => true,
-        _ = async { tokio::join!(up, down) } => false,
-    };
-    if was_cut {
+    tokio::select! {
+        _ = orders.wait_for(|now| now.generation != link.generation) => {}
+        _ = async { tokio::join!(up, down) } => {}
+    }
+    if shared.link.borrow().generation != link.generation {
         count(&shared.cut, 1);
         reset(&client);
         reset(&server);
@@ -223,10 +223,11 @@ async fn pump(
     to: impl AsyncWrite + Unpin,
     shared: &Shared,
     direction: Direction,
+    generation: u64,
     random: Random,
 ) {
     let (queue, queued) = mpsc::channel(CHUNKS_UNDER_WAY);
-    tokio::join!(take(from, queue, shared, random), deliver(to, queued, shared, direction));
+    tokio::join!(take(from, queue, shared, random), deliver(to, queued, shared, direction, generation));
 }
 
 /// Reads, and says when each chunk is due.
@@ -250,22 +251,26 @@ async fn take(
     }
 }
 
-/// Writes what is due, unless the direction is silent.
+/// Writes what is due, unless the direction is silent. A cut is seen before a heal that follows it at once.
 async fn deliver(
     mut to: impl AsyncWrite + Unpin,
     mut queued: mpsc::Receiver<(Instant, Vec<u8>)>,
     shared: &Shared,
     direction: Direction,
+    generation: u64,
 ) {
     let mut orders = shared.link.subscribe();
     let (delivered, silent): (_, fn(&Link) -> bool) = match direction {
         Direction::ToServer => (&shared.bytes_to_server, |link| link.to_server_silent),
         _ => (&shared.bytes_to_client, |link| link.to_client_silent),
     };
+    let mut audible = async || {
+        let link = orders.wait_for(|link| !silent(link) || link.generation != generation).await;
+        link.is_ok_and(|link| link.generation == generation)
+    };
     while let Some((due, chunk)) = queued.recv().await {
         sleep_until(due).await;
-        let audible = orders.wait_for(|link| !silent(link)).await.is_ok();
-        if !audible {
+        if !audible().await {
             return;
         }
         // Before they are there: whoever has received them finds them counted.
@@ -275,7 +280,7 @@ async fn deliver(
         }
     }
     // The end of a stream is silent too.
-    if orders.wait_for(|link| !silent(link)).await.is_ok() {
+    if audible().await {
         to.shutdown().await.ok();
     }
 }
