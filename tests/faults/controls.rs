@@ -14,8 +14,8 @@ use crate::{
     block,
     field::Field,
     inject::{self, Whole, catalogue},
-    instance::Start,
     judge::{self, Load, Over, Strangers, Verdict},
+    observer::{LOOK_EVERY, behind},
     options::Options,
     queue::Queue,
     results::{Record, Results},
@@ -26,6 +26,10 @@ use crate::{
 const FLOW_LIMIT: Duration = Duration::from_secs(90);
 /// Somebody may never be ready again here; who can be is by then.
 const READY_LIMIT: Duration = Duration::from_secs(15);
+/// Until a checkpoint is ahead of what is written: several are due in this time.
+const AHEAD_LIMIT: Duration = Duration::from_secs(30);
+/// The observer sees what is written so soon.
+const SEEN_WITHIN: Duration = Duration::from_secs(1);
 
 /// What is switched off, what is then done, and what must come of it.
 struct Control {
@@ -186,24 +190,39 @@ fn run(field: &Field, random: &mut Random, names: &[&str]) -> Result<()> {
     Ok(())
 }
 
-/// What ingestion has queued stays on its side of the network while its checkpoint reaches the store; then it dies.
+/// What ingestion has queued stays on its side of the network until a checkpoint says that it is written; then it dies.
 fn lose_queued_output(field: &Field) -> Result<()> {
-    for name in Service::Ingestion.instances() {
-        field.kafka().door(Service::Ingestion.name())?.silence(Direction::ToServer);
-        // Two checkpoints are due in this time.
-        std::thread::sleep(Duration::from_millis(4500));
-        field.instance(&name)?.kill()?;
-        {
-            let kafka = field.kafka();
-            let door = kafka.door(Service::Ingestion.name())?;
-            door.cut();
-            door.heal();
-        }
+    let started = Instant::now();
+    field.observer.wait(Service::Ingestion, &field.observer.ends(Service::Ingestion)?, started, FLOW_LIMIT)?;
+    through_silence(field, || {
         let started = Instant::now();
-        field.instance(&name)?.start(&Start::default())?;
-        while started.elapsed() < Duration::from_secs(5) {
-            std::thread::sleep(Duration::from_millis(100));
+        while !checkpoints_are_ahead(field)? {
+            ensure!(started.elapsed() < AHEAD_LIMIT, "no checkpoint of ingestion is ahead of what it has written");
+            std::thread::sleep(LOOK_EVERY);
         }
+        Service::Ingestion.instances().iter().try_for_each(|name| field.instance(name)?.kill())
+    })
+}
+
+/// Does something while ingestion is not heard by Kafka; what it says meanwhile is lost.
+fn through_silence(field: &Field, act: impl FnOnce() -> Result<()>) -> Result<()> {
+    field.kafka().door(Service::Ingestion.name())?.silence(Direction::ToServer);
+    let acted = act();
+    let kafka = field.kafka();
+    let door = kafka.door(Service::Ingestion.name())?;
+    door.cut();
+    door.heal();
+    acted
+}
+
+/// Whether a checkpoint covers what is not in the channel, and that for longer than the observer needs to see it there.
+fn checkpoints_are_ahead(field: &Field) -> Result<bool> {
+    let checkpointed = field.observer.checkpointed()?;
+    let is_ahead =
+        || Ok::<_, anyhow::Error>(!behind(&checkpointed, &field.observer.covered(Service::Ingestion)?).is_empty());
+    if !is_ahead()? {
+        return Ok(false);
     }
-    Ok(())
+    std::thread::sleep(SEEN_WITHIN);
+    is_ahead()
 }

@@ -13,7 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 use batch::decode_envelope;
 use delivery::ErrorClass;
-use lake::{Snapshot, app_id};
+use lake::{Checkpoints, Snapshot, app_id};
 use parking_lot::Mutex;
 use pipeline::{Graph, TableStage};
 use runtime::{
@@ -141,6 +141,22 @@ impl Observer {
         }
     }
 
+    /// How far the newest checkpoints of ingestion say that it is.
+    pub(crate) fn checkpointed(&self) -> Result<Marks> {
+        let graph = self.graph();
+        let mut marks = Marks::new();
+        for source in &graph.sources {
+            let writer = format!("{}.{}", source.pipeline, source.name);
+            let checkpoints = Checkpoints::new(self.lake(), &format!("{writer}.{}", source.incarnation));
+            for partition in 0..MOST_PARTITIONS {
+                if let Some(checkpoint) = self.block_on(checkpoints.newest(partition))? {
+                    marks.insert((source.topic.clone(), partition, writer.clone()), checkpoint.position.offset);
+                }
+            }
+        }
+        Ok(marks)
+    }
+
     /// Waits until a service has covered `marks`; how long that took since `started`.
     pub(crate) fn wait(&self, service: Service, marks: &Marks, started: Instant, limit: Duration) -> Result<Duration> {
         loop {
@@ -241,7 +257,7 @@ impl Observer {
 }
 
 /// The places of `marks` that are not reached, with how far they are and where they should be.
-fn behind(marks: &Marks, covered: &Marks) -> BTreeMap<Place, (u64, u64)> {
+pub(crate) fn behind(marks: &Marks, covered: &Marks) -> BTreeMap<Place, (u64, u64)> {
     let far = |place: &Place| covered.get(place).copied().unwrap_or(0);
     marks
         .iter()
