@@ -10,10 +10,11 @@ use testkit::seed::Random;
 
 use crate::{
     field::Field,
-    inject::{Act, Fault, RECOVERY_LIMIT, Run},
+    inject::{Act, RECOVERY_LIMIT, Run, recovered_all},
     instance::START_LIMIT,
     judge::{self, Load, SETTLE_WITHIN, Strangers, Verdict, Watcher},
     options::Options,
+    plan::{Block, Lane, Turn},
     results::Record,
     service::Service,
 };
@@ -22,35 +23,20 @@ const FLOW_LIMIT: Duration = Duration::from_secs(90);
 /// Between a recovery and the next fault, at most.
 const PAUSE_MS: u64 = 500;
 
-/// Runs of one fault in a block.
-pub(crate) struct Lane<'a> {
-    pub(crate) fault: &'a Fault,
-    pub(crate) runs: u32,
-}
-
-/// Does a block; one record a lane. An error means that the field is of no more use.
-pub(crate) fn run(field: &Field, options: &Options, lanes: &[Lane<'_>], name: &str, seed: u64) -> Result<Vec<Record>> {
-    let over = lanes[0].fault.over;
-    let mut load = Load::start(field, name, over, options.rate, seed)?;
+/// Does a block; one record a turn. An error means that the field is of no more use.
+pub(crate) fn run(field: &Field, options: &Options, block: &Block<'_>, name: &str, seed: u64) -> Result<Vec<Record>> {
+    let mut load = Load::start(field, name, block.over(), options.rate, seed)?;
     load.wait_until_it_flows(field, FLOW_LIMIT)?;
+    // All the way into every table, or the first recovery is that of the start.
+    recovered_all(field, Instant::now())?;
     let watcher = Watcher::start(field, name)?;
     let mut random = Random::new(seed);
-    let lanes_with_chance = lanes.iter().map(|lane| (lane, random.fork()));
-    let mut records: Vec<Record> = if lanes[0].fault.beside_others {
-        thread::scope(|scope| {
-            let running: Vec<_> =
-                lanes_with_chance.map(|(lane, random)| scope.spawn(move || do_lane(field, lane, random))).collect();
-            running.into_iter().map(|lane| lane.join().unwrap_or_else(|_| panicked())).collect()
-        })
-    } else {
-        let mut records = Vec::new();
-        for (lane, random) in lanes_with_chance {
-            records.push(do_lane(field, lane, random));
-            field.heal()?;
-            field.start_missing(START_LIMIT)?;
-        }
-        records
-    };
+    let mut records = do_lane(field, &block.alone, random.fork());
+    thread::scope(|scope| {
+        let lanes = block.beside.iter().map(|lane| (lane, random.fork()));
+        let running: Vec<_> = lanes.map(|(lane, random)| scope.spawn(move || do_lane(field, lane, random))).collect();
+        records.extend(running.into_iter().flat_map(|lane| lane.join().unwrap_or_else(|_| vec![panicked()])));
+    });
     let verdict = settle(field, load, Strangers::Wrong);
     let mut faults = watcher.stop().unwrap_or_else(|error| vec![format!("{error:#}")]);
     if verdict.is_ok() {
@@ -79,27 +65,41 @@ fn panicked() -> Record {
     Record { problems: vec!["the thread of the fault panicked".to_owned()], ..Record::default() }
 }
 
-/// The runs of one lane. The first that does not recover ends it.
-fn do_lane(field: &Field, lane: &Lane<'_>, mut random: Random) -> Record {
-    let mut record = Record { fault: lane.fault.name.clone(), ..Record::default() };
-    let Act::UnderLoad(inject) = &lane.fault.act else { return record };
-    for _ in 0..lane.runs {
+/// The turns of a lane. The first fault that the field does not recover from ends it: what is not run has no record.
+fn do_lane(field: &Field, lane: &Lane<'_>, mut random: Random) -> Vec<Record> {
+    let mut records = Vec::new();
+    for turn in lane {
+        let record = do_turn(field, turn, &mut random);
+        let recovered = record.passed();
+        records.push(record);
+        if !recovered {
+            break;
+        }
+    }
+    records
+}
+
+fn do_turn(field: &Field, turn: &Turn<'_>, random: &mut Random) -> Record {
+    let name = &turn.fault.name;
+    let mut record = Record { fault: name.clone(), ..Record::default() };
+    let Act::UnderLoad(inject) = &turn.fault.act else { return record };
+    for _ in 0..turn.runs {
         // What falls on the same moment again and again finds the same bugs again and again.
         thread::sleep(Duration::from_millis(random.below(PAUSE_MS)));
         let began = Instant::now();
-        match inject(field, &mut random) {
+        match inject(field, random) {
             Ok(Run::Recovered(took)) => {
                 record.runs += 1;
                 record.recovery.push(took);
-                println!("  {}: recovered in {took:.1?} ({:.1?} in all)", lane.fault.name, began.elapsed());
+                println!("  {name}: recovered in {took:.1?} ({:.1?} in all)", began.elapsed());
             }
             Ok(Run::Skipped(reason)) => {
-                println!("\n  SKIPPED: {}: {reason}\n", lane.fault.name);
+                println!("\n  SKIPPED: {name}: {reason}\n");
                 record.skipped = Some(reason);
                 break;
             }
             Err(error) => {
-                println!("  {}: FAILED: {error:#}", lane.fault.name);
+                println!("  {name}: FAILED: {error:#}");
                 record.runs += 1;
                 record.problems.push(format!("{error:#}"));
                 break;

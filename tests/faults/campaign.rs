@@ -8,12 +8,14 @@ use std::{
 };
 
 use anyhow::Result;
+use parking_lot::Mutex;
 
 use crate::{
-    block::{self, Lane},
+    block,
     field::Field,
     inject::{Act, Fault, Ground, Whole, catalogue},
     options::{Options, Set},
+    plan::{self, Block, Turn},
     queue::Queue,
     report,
     results::{Record, Results},
@@ -22,7 +24,6 @@ use crate::{
 
 /// Blocks on one field before it is made anew: logs and tables grow.
 const BLOCKS_PER_FIELD: usize = 3;
-const FAULTS_PER_SHORT_BLOCK: usize = 9;
 
 /// A field that blocks were done on.
 struct Used {
@@ -50,12 +51,14 @@ impl<'a> Campaign<'a> {
     /// Whether all is well.
     pub(crate) fn run(self) -> Result<bool> {
         let table = catalogue();
-        let (kills, mut others): (Vec<_>, Vec<_>) =
-            self.blocks_of(&table)?.into_iter().partition(|block| block[0].fault.beside_others);
-        others.sort_by_key(|block| block[0].fault.ground);
+        let (kills, others) = plan::blocks(self.left(&table)?.into_iter());
         // Who is to be back soonest has the machine for itself.
-        Queue::new(kills).work_off(1, |queue| self.work(queue))?;
-        Queue::new(others).work_off(self.options.fields, |queue| self.work(queue))?;
+        let used = self.work(&Queue::new(kills), None)?;
+        let used = Mutex::new(used);
+        Queue::new(others).work_off(self.options.fields, |queue| {
+            let first = used.lock().take();
+            self.work(queue, first).map(drop)
+        })?;
         let passed = !self.failed.load(Ordering::Relaxed);
         println!("{} in {:.0?}", if passed { "all is well" } else { "NOT all is well" }, self.started.elapsed());
         Ok(passed)
@@ -66,58 +69,39 @@ impl<'a> Campaign<'a> {
         self.options.seed + 1 + self.blocks.fetch_add(1, Ordering::Relaxed)
     }
 
-    /// What is left to do, cut into blocks; faults that run side by side share them.
-    fn blocks_of<'f>(&self, table: &'f [Fault]) -> Result<Vec<Vec<Lane<'f>>>> {
-        let mut left = Vec::new();
-        for fault in table.iter().filter(|fault| self.options.wants(&fault.name)) {
+    /// What was not done yet.
+    fn left<'f>(&self, table: &'f [Fault]) -> Result<Vec<Turn<'f>>> {
+        let wanted = table.iter().filter(|fault| self.options.wants(&fault.name));
+        let left = wanted.map(|fault| {
             let set = if self.set == Set::Short { fault.short } else { fault.long };
             let wanted = self.options.runs.unwrap_or(set);
-            left.push((fault, wanted.saturating_sub(self.results.done(&fault.name)?)));
-        }
-        let (mut beside, alone): (Vec<_>, Vec<_>) = left.into_iter().partition(|(fault, _)| fault.beside_others);
-        let mut blocks = Vec::new();
-        while beside.iter().any(|(_, runs)| *runs > 0) {
-            let lanes = beside.iter_mut().filter(|(_, runs)| *runs > 0).map(|(fault, runs)| cut_off(fault, runs));
-            blocks.push(lanes.collect());
-        }
-        // The short set judges several faults at once, since a judgement takes longer than most of them.
-        let together = if self.set == Set::Short { FAULTS_PER_SHORT_BLOCK } else { 1 };
-        let mut open: Vec<Lane<'f>> = Vec::new();
-        for (fault, mut runs) in alone {
-            while runs > 0 {
-                if open.len() >= together || open.first().is_some_and(|first| !first.fault.shares_with(fault)) {
-                    blocks.push(std::mem::take(&mut open));
-                }
-                open.push(cut_off(fault, &mut runs));
-            }
-        }
-        blocks.push(open);
-        blocks.retain(|block| !block.is_empty());
-        Ok(blocks)
+            Ok(Turn { fault, runs: wanted.saturating_sub(self.results.done(&fault.name)?) })
+        });
+        left.collect()
     }
 
-    /// Block after block, on one field after the other.
-    fn work(&self, queue: &Queue<Vec<Lane<'_>>>) -> Result<()> {
-        let mut field: Option<Used> = None;
-        while let Some(lanes) = queue.next() {
-            let ground = lanes[0].fault.ground;
+    /// Block after block, on one field after the other; the last one where it may be used again.
+    fn work(&self, queue: &Queue<Block<'_>>, first: Option<Used>) -> Result<Option<Used>> {
+        let mut field = first;
+        while let Some(block) = queue.next() {
+            let ground = block.ground();
             field = field.filter(|used| used.ground == ground && used.blocks < BLOCKS_PER_FIELD);
             match ground {
-                Ground::Own => self.by_themselves(&lanes)?,
-                Ground::OneBroker | Ground::Cluster => field = self.on_field(field, &lanes)?,
+                Ground::Own => self.by_themselves(&block)?,
+                Ground::OneBroker | Ground::Cluster => field = self.on_field(field, &block)?,
             }
         }
-        Ok(())
+        Ok(field)
     }
 
     /// One block on this field or on a fresh one; the field where it may be used again.
-    fn on_field(&self, field: Option<Used>, lanes: &[Lane<'_>]) -> Result<Option<Used>> {
-        let Some(mut used) = field.map_or_else(|| self.set_up(lanes[0].fault.ground), |used| Ok(Some(used)))? else {
-            self.skip(lanes, "peers are missing")?;
+    fn on_field(&self, field: Option<Used>, block: &Block<'_>) -> Result<Option<Used>> {
+        let Some(mut used) = field.map_or_else(|| self.set_up(block.ground()), |used| Ok(Some(used)))? else {
+            self.skip(block, "peers are missing")?;
             return Ok(None);
         };
         used.blocks += 1;
-        if self.block(&used.field, lanes)? {
+        if self.block(&used.field, block)? {
             return Ok(Some(used));
         }
         println!("  the logs are in {}", used.field.keep().display());
@@ -131,19 +115,19 @@ impl<'a> Campaign<'a> {
     }
 
     /// One block; whether the field may be used again.
-    fn block(&self, field: &Field, lanes: &[Lane<'_>]) -> Result<bool> {
+    fn block(&self, field: &Field, block: &Block<'_>) -> Result<bool> {
         let seed = self.next_seed();
-        let names: Vec<String> = lanes.iter().map(|lane| format!("{} x{}", lane.fault.name, lane.runs)).collect();
+        let names: Vec<String> = block.turns().map(|turn| format!("{} x{}", turn.fault.name, turn.runs)).collect();
         println!("[{:.0?}] {} (seed {seed})", self.started.elapsed(), names.join(", "));
-        let name = format!("{}-{seed}", lanes[0].fault.name);
-        let records = block::run(field, self.options, lanes, &name, seed).unwrap_or_else(|error| {
-            let failed = |lane: &Lane<'_>| Record {
-                fault: lane.fault.name.clone(),
+        let name = format!("block-{seed}");
+        let records = block::run(field, self.options, block, &name, seed).unwrap_or_else(|error| {
+            let failed = |turn: &Turn<'_>| Record {
+                fault: turn.fault.name.clone(),
                 problems: vec![format!("{error:#}")],
                 seed,
                 ..self.record()
             };
-            lanes.iter().map(failed).collect()
+            block.turns().map(failed).collect()
         });
         let whole = records.iter().all(Record::passed);
         records.into_iter().try_for_each(|record| self.take(&record))?;
@@ -151,11 +135,11 @@ impl<'a> Campaign<'a> {
     }
 
     /// Each run on a field of its own.
-    fn by_themselves(&self, lanes: &[Lane<'_>]) -> Result<()> {
-        for lane in lanes {
-            let Act::Whole(act) = lane.fault.act else { continue };
-            for _ in 0..lane.runs {
-                self.take(&self.by_itself(&lane.fault.name, act))?;
+    fn by_themselves(&self, block: &Block<'_>) -> Result<()> {
+        for turn in block.turns() {
+            let Act::Whole(act) = turn.fault.act else { continue };
+            for _ in 0..turn.runs {
+                self.take(&self.by_itself(&turn.fault.name, act))?;
             }
         }
         Ok(())
@@ -181,10 +165,10 @@ impl<'a> Campaign<'a> {
         record
     }
 
-    fn skip(&self, lanes: &[Lane<'_>], reason: &str) -> Result<()> {
-        for lane in lanes {
+    fn skip(&self, block: &Block<'_>, reason: &str) -> Result<()> {
+        for turn in block.turns() {
             let skipped = Some(reason.to_owned());
-            self.take(&Record { fault: lane.fault.name.clone(), skipped, ..self.record() })?;
+            self.take(&Record { fault: turn.fault.name.clone(), skipped, ..self.record() })?;
         }
         Ok(())
     }
@@ -213,11 +197,4 @@ impl<'a> Campaign<'a> {
         }
         self.results.append(record)
     }
-}
-
-/// The next block of a fault, off what is left of it.
-fn cut_off<'f>(fault: &'f Fault, left: &mut u32) -> Lane<'f> {
-    let runs = fault.block.min(*left);
-    *left -= runs;
-    Lane { fault, runs }
 }

@@ -33,10 +33,13 @@ const WATCHED_IDLE_FOR: Duration = Duration::from_secs(3);
 const MOST_WORK_IDLE: Duration = Duration::from_millis(600);
 
 const CONFIG: &str = r#"
+# Fewer requests than by default, here and below: two brokers, two stores and all services share two processors.
+[log.properties]
+"linger.ms" = "50"
+
 [storage]
 flush_age = "700ms"
 
-# Fewer messages than by default: two brokers, two stores and all services share two processors.
 [ingestion]
 linger = "100ms"
 checkpoint_every = "2s"

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use testkit::http;
 
-pub(crate) use table::{Act, Fault, Ground, Whole, catalogue};
+pub(crate) use table::{Act, Fault, Ground, Part, Whole, catalogue};
 
 use crate::{
     field::Field,
@@ -21,7 +21,7 @@ use crate::{
 };
 
 /// What takes longer has not recovered. Far above every bound, so that a slow recovery is told from none.
-pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(90);
+pub(crate) const RECOVERY_LIMIT: Duration = Duration::from_secs(120);
 
 /// How one run of a fault ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,7 +42,7 @@ fn recovered(field: &Field, service: Service, since: Instant) -> Result<Run> {
 }
 
 /// Waits until what stands in the topic now has gone all the way into the tables.
-fn recovered_all(field: &Field, since: Instant) -> Result<Run> {
+pub(crate) fn recovered_all(field: &Field, since: Instant) -> Result<Run> {
     let mut took = Duration::ZERO;
     for service in Service::HOPS {
         let marks = field.observer.ends(service)?;

@@ -31,7 +31,7 @@ pub(crate) const SETTLE_WITHIN: Duration = Duration::from_secs(90);
 const CHECK_ATTEMPTS: usize = 3;
 
 /// How rows are sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Over {
     Topic,
     Http,

@@ -16,6 +16,7 @@ mod judge;
 mod logs;
 mod observer;
 mod options;
+mod plan;
 mod queue;
 mod report;
 mod results;

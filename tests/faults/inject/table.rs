@@ -20,6 +20,21 @@ pub(crate) enum Ground {
     Own,
 }
 
+/// What a fault is done to. Faults of different parts can be done at the same moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Part {
+    /// Everything, or what nothing else may disturb.
+    All,
+    /// An instance of this service, which must soon be back.
+    InstanceOf(Service),
+    /// Any of our processes.
+    Processes,
+    /// Kafka, or the network between it and a service.
+    Log,
+    /// The object store.
+    Store,
+}
+
 /// Does a fault once and waits for the recovery.
 type Inject = Box<dyn Fn(&Field, &mut Random) -> Result<Run> + Send + Sync>;
 /// Does everything itself, from set-up to judgement.
@@ -43,10 +58,9 @@ pub(crate) struct Fault {
     pub(crate) bound: Duration,
     pub(crate) short: u32,
     pub(crate) long: u32,
-    /// Runs between two judgements.
-    pub(crate) block: u32,
-    /// Faults that run side by side, and are judged together.
-    pub(crate) beside_others: bool,
+    /// Roughly what a run takes, recovery included.
+    pub(crate) takes: Duration,
+    pub(crate) part: Part,
     pub(crate) act: Act,
 }
 
@@ -60,8 +74,8 @@ impl Fault {
             bound: Duration::from_secs(15),
             short: 1,
             long: 30,
-            block: 15,
-            beside_others: false,
+            takes: Duration::from_secs(15),
+            part: Part::All,
             act,
         }
     }
@@ -75,20 +89,23 @@ impl Fault {
     }
 
     fn whole(name: &str, what: &str, whole: Whole) -> Self {
-        Self { ground: Ground::Own, block: 1, ..Self::new(name, what, Act::Whole(whole)) }
+        Self { ground: Ground::Own, ..Self::new(name, what, Act::Whole(whole)) }
     }
 
-    /// Whether both can be done in one block.
-    pub(crate) fn shares_with(&self, other: &Self) -> bool {
-        self.ground == other.ground && self.ground != Ground::Own && self.over == other.over
+    fn of(self, part: Part) -> Self {
+        Self { part, ..self }
     }
 
     fn on(self, ground: Ground) -> Self {
         Self { ground, ..self }
     }
 
-    fn runs(self, short: u32, long: u32, block: u32) -> Self {
-        Self { short, long, block, ..self }
+    fn runs(self, short: u32, long: u32) -> Self {
+        Self { short, long, ..self }
+    }
+
+    fn takes(self, seconds: u64) -> Self {
+        Self { takes: Duration::from_secs(seconds), ..self }
     }
 
     fn within(self, seconds: u64) -> Self {
@@ -101,9 +118,10 @@ pub(crate) fn catalogue() -> Vec<Fault> {
     let mut faults: Vec<Fault> = Service::ALL.map(killed).into();
     faults.extend(CrashPoint::ALL.map(crashed));
     faults.extend(Service::HOPS.map(frozen));
-    faults.extend(of_processes());
-    faults.extend(of_the_network());
-    faults.extend(of_the_store());
+    faults.extend(of_processes().map(|fault| fault.of(Part::Processes)));
+    faults.push(rolling_restart());
+    faults.extend(of_the_log().map(|fault| fault.of(Part::Log)));
+    faults.extend(of_the_store().map(|fault| fault.of(Part::Store)));
     faults.extend(by_themselves());
     faults
 }
@@ -111,15 +129,22 @@ pub(crate) fn catalogue() -> Vec<Fault> {
 fn frozen(service: Service) -> Fault {
     let what = format!("SIGSTOP of one of two {} instances past the session timeout, then SIGCONT", service.name());
     Fault::under_load(format!("freeze-{}", service.name()), what, move |f, r| processes::freeze(f, r, service))
+        .of(Part::Processes)
+        .takes(20)
 }
 
-fn of_processes() -> Vec<Fault> {
-    vec![
-        Fault::under_load(
-            "rolling-restart",
-            "SIGTERM and start of every instance, one after the other; each ends within 10 s with exit code 0",
-            processes::rolling_restart,
-        ),
+/// Nobody else disturbs it: an orderly end may wait for the log and the store.
+fn rolling_restart() -> Fault {
+    Fault::under_load(
+        "rolling-restart",
+        "SIGTERM and start of every instance, one after the other; each ends within 10 s with exit code 0",
+        processes::rolling_restart,
+    )
+    .takes(25)
+}
+
+fn of_processes() -> [Fault; 3] {
+    [
         Fault::under_load(
             "twins",
             "a second process with the same configuration and identity for 8 s",
@@ -134,12 +159,13 @@ fn of_processes() -> Vec<Fault> {
             "set-clock",
             "the clock of a running process set ten minutes ahead or behind, and right again after 4 s",
             processes::set_clock,
-        ),
+        )
+        .takes(20),
     ]
 }
 
-fn of_the_network() -> Vec<Fault> {
-    vec![
+fn of_the_log() -> [Fault; 8] {
+    [
         Fault::under_load("cut", "all connections of a service to Kafka reset, and refused for 6 s", network::cut),
         Fault::under_load(
             "silence-both-ways",
@@ -156,34 +182,36 @@ fn of_the_network() -> Vec<Fault> {
             "lost-kafka-replies",
             "Kafka's answers to a service held back, then its connections reset",
             network::lose_replies,
-        ),
+        )
+        .takes(8),
         Fault::under_load("slow-network", "150 to 300 ms each way and 1 MB/s per connection for 10 s", network::slow),
-        Fault::under_load("kill-broker", "kill -9 of the one broker, back after 2 s", network::kill_broker)
-            .runs(1, 30, 5),
+        Fault::under_load("kill-broker", "kill -9 of the one broker, back after 2 s", network::kill_broker),
         Fault::under_load(
             "fail-over",
             "kill -9 of a partition's leader among three brokers, RF 3, min.insync.replicas 2",
             network::fail_over,
         )
         .on(Ground::Cluster)
-        .runs(1, 30, 5),
+        .takes(45),
     ]
 }
 
-fn of_the_store() -> Vec<Fault> {
-    vec![
+fn of_the_store() -> [Fault; 9] {
+    [
         Fault::under_load(
             "lost-commit-reply",
             "the store puts the commit, the writer gets a reset or a 500",
             store::lose_commit_reply,
         )
-        .runs(3, 200, 50),
+        .runs(3, 200)
+        .takes(5),
         Fault::under_load(
             "lost-commit-reply-compaction",
             "the same, and a compaction commits before the writer hears of it",
             store::lose_commit_reply_to_compaction,
         )
-        .runs(1, 60, 15),
+        .runs(1, 60)
+        .takes(10),
         Fault::under_load(
             "lost-put-replies",
             "one in five puts of any kind is done and its reply lost, for 8 s",
@@ -201,8 +229,10 @@ fn of_the_store() -> Vec<Fault> {
             "one in three answers of the store comes 1.5 s late, for 8 s",
             store::delay,
         ),
-        Fault::under_load("hanging-requests", "puts to the store that are never answered", store::hang).within(60),
-        Fault::under_load("kill-store", "kill -9 of the store, back after 1 to 3 s", store::kill_server),
+        Fault::under_load("hanging-requests", "puts to the store that are never answered", store::hang)
+            .within(60)
+            .takes(40),
+        Fault::under_load("kill-store", "kill -9 of the store, back after 1 to 3 s", store::kill_server).takes(8),
     ]
 }
 
@@ -232,7 +262,7 @@ fn by_themselves() -> Vec<Fault> {
 fn killed(service: Service) -> Fault {
     let what = format!("kill -9 of one of two {} instances, restarted at once", service.name());
     let fault = Fault::under_load(format!("kill-{}", service.name()), what, move |f, r| processes::kill(f, r, service));
-    Fault { beside_others: true, ..fault.runs(8, 200, 25).within(5) }
+    fault.of(Part::InstanceOf(service)).runs(8, 200).takes(4).within(5)
 }
 
 fn crashed(point: CrashPoint) -> Fault {
@@ -249,5 +279,5 @@ fn crashed(point: CrashPoint) -> Fault {
         processes::crash(field, random, service, point)
     });
     let over = if point == At::RequestDurable { Over::Http } else { Over::Topic };
-    Fault { over, ..fault.runs(1, 30, 10) }
+    Fault { over, ..fault.of(Part::Processes).takes(10) }
 }
