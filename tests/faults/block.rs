@@ -120,7 +120,10 @@ pub(crate) fn settle(field: &Field, load: Load, strangers: Strangers) -> Result<
         field.observer.wait(service, &marks, since, RECOVERY_LIMIT).context("after the load")?;
     }
     field.wait_until_ready(RECOVERY_LIMIT).context("after the load")?;
-    judge::check(field, SETTLE_WITHIN, strangers)
+    let settled = Instant::now();
+    let verdict = judge::check(field, SETTLE_WITHIN, strangers);
+    println!("  settled in {:.1?}, judged in {:.1?}", settled - since, settled.elapsed());
+    verdict
 }
 
 pub(crate) fn take(record: &mut Record, verdict: &Verdict) {

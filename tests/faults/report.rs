@@ -24,7 +24,7 @@ After each block of faults the load stops and `tailwater verify check` compares 
 
 * **lost**: rows that were acknowledged and are in no table. **doubled**: rows that are there more than once. Every other violation stands under *What went wrong*.
 * **bound**: without a failure in N runs, the chance that one run fails is below 3/N (at 95 % confidence). It is a bound, not a promise.
-* **recovery**: from the moment the fault ends (the process is started again, the link is whole) until everything that was waiting at that moment is covered by the service that was hit, or, for faults of the network, the broker and the store, is in the tables. 50, 95 and 100 of a hundred. Kills meet no other fault. Others do: since 26 November 2026 faults of processes, of Kafka and of the store are done side by side, so that one may have to wait for the end of another.
+* **recovery**: from the moment the fault ends (the process is started again, the link is whole) until everything that was waiting at that moment is covered by the service that was hit (by storage for faults of the store) or, where a broker was killed, is in the tables. 50, 95 and 100 of a hundred. Kills of our processes meet no other fault; of the others, one of a process, one of Kafka and one of the store are done at the same moment, so that one may have to wait for the end of another.
 
 How to run it: `just faults short`, `just faults-optimised long --resume docs/reliability.jsonl` (goes on where it stopped), `just faults long --only kill-storage --seed 7`.
 ";

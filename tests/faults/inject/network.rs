@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use testkit::{chaos::Direction, seed::Random};
 
-use super::{Run, recovered_all};
+use super::{Run, recovered, recovered_all};
 use crate::{
     field::Field,
     judge::{PIPELINE, SOURCE},
@@ -57,7 +57,7 @@ pub(super) fn lose_replies(field: &Field, random: &mut Random) -> Result<Run> {
         door.cut();
         door.heal();
     })?;
-    recovered_all(field, Instant::now())
+    recovered(field, service, Instant::now())
 }
 
 /// The one broker killed and started again.
@@ -91,5 +91,5 @@ fn through_door(field: &Field, service: Service, act: impl FnOnce(&testkit::kafk
 
 fn healed(field: &Field, service: Service) -> Result<Run> {
     through_door(field, service, testkit::kafka::Door::heal)?;
-    recovered_all(field, Instant::now())
+    recovered(field, service, Instant::now())
 }

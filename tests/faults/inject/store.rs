@@ -12,11 +12,12 @@ use testkit::{
     seed::Random,
 };
 
-use super::{Run, recovered_all};
+use super::{Run, recovered};
 use crate::{
     field::Field,
     judge::{PIPELINE, SOURCE},
     observer::LOOK_EVERY,
+    service::Service,
 };
 
 const STORM_FOR: Duration = Duration::from_secs(8);
@@ -33,7 +34,7 @@ pub(super) fn lose_commit_reply(field: &Field, random: &mut Random) -> Result<Ru
     let rule = Rule::new(Action::LoseReply { hold, seen }).method(Method::PUT).path(COMMITS).times(1);
     let rule = field.s3.add(rule);
     wait_until_taken(field, rule, 1)?;
-    recovered_all(field, Instant::now())
+    recovered(field, Service::Storage, Instant::now())
 }
 
 /// The same, and before the writer hears of it, somebody compacts what it has just committed.
@@ -47,7 +48,7 @@ pub(super) fn lose_commit_reply_to_compaction(field: &Field, random: &mut Random
     let lost = field.s3.add(lost);
     wait_until_taken(field, lost, 1)?;
     field.observer.block_on(compact_newest(field, table))?;
-    recovered_all(field, Instant::now())
+    recovered(field, Service::Storage, Instant::now())
 }
 
 /// Other files with the same rows in place of the newest ones, as any engine's compaction would commit it.
@@ -119,7 +120,7 @@ pub(super) fn delay(field: &Field, _random: &mut Random) -> Result<Run> {
 pub(super) fn hang(field: &Field, _random: &mut Random) -> Result<Run> {
     let rule = field.s3.add(Rule::new(Action::Hang).method(Method::PUT).times(2));
     wait_until_taken(field, rule, 1)?;
-    recovered_all(field, Instant::now())
+    recovered(field, Service::Storage, Instant::now())
 }
 
 /// The server killed and started again.
@@ -129,7 +130,7 @@ pub(super) fn kill_server(field: &Field, random: &mut Random) -> Result<Run> {
     std::thread::sleep(Duration::from_millis(1000 + random.below(2000)));
     store.restart()?;
     drop(store);
-    recovered_all(field, Instant::now())
+    recovered(field, Service::Storage, Instant::now())
 }
 
 /// The rules for a while; then all is well again.
@@ -138,7 +139,7 @@ fn storm<const N: usize>(field: &Field, rules: [Rule; N]) -> Result<Run> {
     std::thread::sleep(STORM_FOR);
     wait_until_taken(field, rules[0], 1)?;
     field.s3.heal();
-    recovered_all(field, Instant::now())
+    recovered(field, Service::Storage, Instant::now())
 }
 
 fn wait_until_taken(field: &Field, rule: RuleId, times: u64) -> Result<()> {
