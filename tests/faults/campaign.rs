@@ -8,12 +8,12 @@ use std::{
 };
 
 use anyhow::Result;
-use parking_lot::Mutex;
 
 use crate::{
     block,
     field::Field,
     inject::{Act, Fault, Ground, Whole, catalogue},
+    instance::Start,
     options::{Options, Set},
     plan::{self, Block, Turn},
     queue::Queue,
@@ -22,15 +22,9 @@ use crate::{
     whole,
 };
 
-/// Blocks on one field before it is made anew: logs and tables grow.
-const BLOCKS_PER_FIELD: usize = 3;
-
-/// A field that blocks were done on.
-struct Used {
-    field: Field,
-    ground: Ground,
-    blocks: usize,
-}
+/// Fewer and larger files than the field's own: a judgement reads all of them. Kills do without, since a flush is a part
+/// of a recovery.
+const FLUSH_AGE: &str = "storage.flush_age=2s";
 
 /// All blocks that are still to be run.
 pub(crate) struct Campaign<'a> {
@@ -53,12 +47,10 @@ impl<'a> Campaign<'a> {
         let table = catalogue();
         let (kills, others) = plan::blocks(self.left(&table)?.into_iter());
         // Who is to be back soonest has the machine for itself.
-        let used = self.work(&Queue::new(kills), None)?;
-        let used = Mutex::new(used);
-        Queue::new(others).work_off(self.options.fields, |queue| {
-            let first = used.lock().take();
-            self.work(queue, first).map(drop)
-        })?;
+        let start = self.options.start();
+        Queue::new(kills).work_off(1, |queue| self.work(queue, &start))?;
+        let start = start.set(FLUSH_AGE);
+        Queue::new(others).work_off(self.options.fields, |queue| self.work(queue, &start))?;
         let passed = !self.failed.load(Ordering::Relaxed);
         println!("{} in {:.0?}", if passed { "all is well" } else { "NOT all is well" }, self.started.elapsed());
         Ok(passed)
@@ -80,42 +72,27 @@ impl<'a> Campaign<'a> {
         left.collect()
     }
 
-    /// Block after block, on one field after the other; the last one where it may be used again.
-    fn work(&self, queue: &Queue<Block<'_>>, first: Option<Used>) -> Result<Option<Used>> {
-        let mut field = first;
+    /// Block after block, each on a field of its own: logs and tables grow.
+    fn work(&self, queue: &Queue<Block<'_>>, start: &Start) -> Result<()> {
         while let Some(block) = queue.next() {
-            let ground = block.ground();
-            field = field.filter(|used| used.ground == ground && used.blocks < BLOCKS_PER_FIELD);
-            match ground {
-                Ground::Own => self.by_themselves(&block)?,
-                Ground::OneBroker | Ground::Cluster => field = self.on_field(field, &block)?,
+            let brokers = match block.ground() {
+                Ground::Own => {
+                    self.by_themselves(&block)?;
+                    continue;
+                }
+                Ground::OneBroker => 1,
+                Ground::Cluster => 3,
+            };
+            match Field::set_up(brokers, self.options.seed, start)? {
+                Some(field) => self.block(&field, &block)?,
+                None => self.skip(&block, "peers are missing")?,
             }
         }
-        Ok(field)
+        Ok(())
     }
 
-    /// One block on this field or on a fresh one; the field where it may be used again.
-    fn on_field(&self, field: Option<Used>, block: &Block<'_>) -> Result<Option<Used>> {
-        let Some(mut used) = field.map_or_else(|| self.set_up(block.ground()), |used| Ok(Some(used)))? else {
-            self.skip(block, "peers are missing")?;
-            return Ok(None);
-        };
-        used.blocks += 1;
-        if self.block(&used.field, block)? {
-            return Ok(Some(used));
-        }
-        println!("  the logs are in {}", used.field.keep().display());
-        Ok(None)
-    }
-
-    fn set_up(&self, ground: Ground) -> Result<Option<Used>> {
-        let brokers = if ground == Ground::Cluster { 3 } else { 1 };
-        let field = Field::set_up(brokers, self.options.seed, &self.options.start())?;
-        Ok(field.map(|field| Used { field, ground, blocks: 0 }))
-    }
-
-    /// One block; whether the field may be used again.
-    fn block(&self, field: &Field, block: &Block<'_>) -> Result<bool> {
+    /// One block. Where anything was wrong, the field's folder stays.
+    fn block(&self, field: &Field, block: &Block<'_>) -> Result<()> {
         let seed = self.next_seed();
         let names: Vec<String> = block.turns().map(|turn| format!("{} x{}", turn.fault.name, turn.runs)).collect();
         println!("[{:.0?}] {} (seed {seed})", self.started.elapsed(), names.join(", "));
@@ -129,9 +106,10 @@ impl<'a> Campaign<'a> {
             };
             block.turns().map(failed).collect()
         });
-        let whole = records.iter().all(Record::passed);
-        records.into_iter().try_for_each(|record| self.take(&record))?;
-        Ok(whole)
+        if !records.iter().all(Record::passed) {
+            println!("  the logs are in {}", field.keep().display());
+        }
+        records.into_iter().try_for_each(|record| self.take(&record))
     }
 
     /// Each run on a field of its own.

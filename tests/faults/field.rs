@@ -26,8 +26,6 @@ pub(crate) const PRODUCERS: &str = "producers";
 /// Partitions of the topic that rows are sent to.
 pub(crate) const PARTITIONS: u32 = 4;
 
-/// The least that a service is configured to here (transformation), in bytes; this load needs less of each.
-const MOST_MEMORY: u64 = 256 << 20;
 /// How long instances are watched doing nothing, and the processor time one may take meanwhile.
 const WATCHED_IDLE_FOR: Duration = Duration::from_secs(3);
 const MOST_WORK_IDLE: Duration = Duration::from_millis(600);
@@ -187,7 +185,7 @@ impl Field {
             instance.note_usage();
             let peak: &mut u64 = peaks.entry(instance.service.name()).or_default();
             *peak = instance.peak_rss().max(*peak);
-            if instance.peak_rss() > MOST_MEMORY {
+            if instance.peak_rss() > instance.service.memory() {
                 faults.push(format!("`{}` took {} MiB of memory", instance.name, instance.peak_rss() >> 20));
             }
             for log in instance.logs() {

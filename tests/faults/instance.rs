@@ -1,6 +1,7 @@
 //! One instance of a service: its process, its port, its logs, and the most memory it ever took.
 
 use std::{
+    os::unix::process::ExitStatusExt as _,
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -21,6 +22,8 @@ pub(crate) const STOP_LIMIT: Duration = Duration::from_secs(10);
 /// The exit code of a process that could not reach something.
 pub(crate) const TRY_AGAIN: i32 = 75;
 const LOOK_EVERY: Duration = Duration::from_millis(20);
+/// SIGABRT.
+const ABORTED: i32 = 6;
 
 /// What one life of an instance is started with.
 #[derive(Clone, Debug, Default)]
@@ -119,18 +122,25 @@ impl Instance {
         Ok(took)
     }
 
-    /// Waits until the process ends by itself; whether it did.
-    pub(crate) fn wait_for_end(&mut self, limit: Duration) -> Result<bool> {
+    /// Waits until the process ends itself as an armed one does. Any other end is an error.
+    pub(crate) fn wait_for_crash(&mut self, limit: Duration) -> Result<()> {
         let deadline = Instant::now() + limit;
         while Instant::now() < deadline {
             self.note_usage();
-            if !self.is_running() {
+            let process = self.process.as_mut().context("it is not running")?;
+            if let Some(status) = process.exit()? {
                 self.process = None;
-                return Ok(true);
+                ensure!(
+                    status.signal() == Some(ABORTED),
+                    "`{}` has ended with {status}: {}",
+                    self.name,
+                    self.last_words()
+                );
+                return Ok(());
             }
             std::thread::sleep(LOOK_EVERY);
         }
-        Ok(false)
+        bail!("`{}` has not crashed within {limit:?}", self.name)
     }
 
     pub(crate) fn pause(&mut self) -> Result<()> {

@@ -14,8 +14,8 @@ use crate::{
     judge::Over,
 };
 
-/// Faults between two judgements: a judgement reads every table, twice, and a block that failed is looked into.
-const BLOCK_LIMIT: Duration = Duration::from_secs(300);
+/// What one lane of a block takes. A judgement reads every file of every table, twice, so long blocks are judged slowly.
+const LANE_LIMIT: Duration = Duration::from_secs(240);
 
 /// Runs of one fault.
 pub(crate) struct Turn<'a> {
@@ -97,7 +97,7 @@ impl<'a> Left<'a> {
 
 /// As much of what is left as fits into a block.
 fn cut_lane<'a>(left: &mut VecDeque<Turn<'a>>) -> Lane<'a> {
-    let (mut lane, mut room) = (Lane::new(), BLOCK_LIMIT);
+    let (mut lane, mut room) = (Lane::new(), LANE_LIMIT);
     while let Some(next) = left.front_mut() {
         let fitting = (room.as_secs() / next.fault.takes.as_secs().max(1)) as u32;
         let runs = fitting.min(next.runs);

@@ -1,5 +1,7 @@
 //! The four services and how many instances of each take part.
 
+use runtime::config::Config;
+
 /// A service.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Service {
@@ -21,6 +23,18 @@ impl Service {
             Self::Storage => "storage",
             Self::Analysis => "analysis",
         }
+    }
+
+    /// The memory it is configured to in a field, in bytes.
+    pub(crate) fn memory(self) -> u64 {
+        let config = Config::default();
+        let memory = match self {
+            Self::Ingestion => config.ingestion.memory,
+            Self::Transformation => config.transformation.memory,
+            Self::Storage => config.storage.memory,
+            Self::Analysis => config.analysis.memory,
+        };
+        memory.as_usize() as u64
     }
 
     /// Names of its instances.

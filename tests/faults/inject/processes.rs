@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
+use anyhow::{Context as _, Result, ensure};
 use delivery::CrashPoint;
 use testkit::seed::Random;
 
@@ -36,7 +36,7 @@ pub(super) fn crash(field: &Field, random: &mut Random, service: Service, point:
         let mut instance = field.instance(&name)?;
         instance.kill()?;
         instance.start(&armed)?;
-        ensure!(instance.wait_for_end(CRASH_LIMIT)?, "`{name}` has not passed step `{}`", point.name());
+        instance.wait_for_crash(CRASH_LIMIT).with_context(|| format!("step `{}`", point.name()))?;
     }
     restarted(field, service, &name, &Start::default())
 }

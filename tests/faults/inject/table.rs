@@ -140,7 +140,7 @@ fn rolling_restart() -> Fault {
         "SIGTERM and start of every instance, one after the other; each ends within 10 s with exit code 0",
         processes::rolling_restart,
     )
-    .takes(25)
+    .takes(40)
 }
 
 fn of_processes() -> [Fault; 3] {
@@ -279,5 +279,5 @@ fn crashed(point: CrashPoint) -> Fault {
         processes::crash(field, random, service, point)
     });
     let over = if point == At::RequestDurable { Over::Http } else { Over::Topic };
-    Fault { over, ..fault.of(Part::Processes).takes(10) }
+    Fault { over, ..fault.takes(10) }
 }
