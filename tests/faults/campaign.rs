@@ -13,7 +13,6 @@ use crate::{
     block,
     field::Field,
     inject::{Act, Fault, Ground, Whole, catalogue},
-    instance::Start,
     options::{Options, Set},
     plan::{self, Block, Turn},
     queue::Queue,
@@ -22,8 +21,8 @@ use crate::{
     whole,
 };
 
-/// Fewer and larger files than the field's own: a judgement reads all of them. Kills do without, since a flush is a part
-/// of a recovery.
+/// Fewer and larger files than the field's own: a judgement reads all of them. Where recoveries are timed it is left out,
+/// since they wait for a flush, or for the hundredth commit.
 const FLUSH_AGE: &str = "storage.flush_age=2s";
 
 /// All blocks that are still to be run.
@@ -47,10 +46,8 @@ impl<'a> Campaign<'a> {
         let table = catalogue();
         let (kills, others) = plan::blocks(self.left(&table)?.into_iter());
         // Who is to be back soonest has the machine for itself.
-        let start = self.options.start();
-        Queue::new(kills).work_off(1, |queue| self.work(queue, &start))?;
-        let start = start.set(FLUSH_AGE);
-        Queue::new(others).work_off(self.options.fields, |queue| self.work(queue, &start))?;
+        Queue::new(kills).work_off(1, |queue| self.work(queue))?;
+        Queue::new(others).work_off(self.options.fields, |queue| self.work(queue))?;
         let passed = !self.failed.load(Ordering::Relaxed);
         println!("{} in {:.0?}", if passed { "all is well" } else { "NOT all is well" }, self.started.elapsed());
         Ok(passed)
@@ -73,7 +70,7 @@ impl<'a> Campaign<'a> {
     }
 
     /// Block after block, each on a field of its own: logs and tables grow.
-    fn work(&self, queue: &Queue<Block<'_>>, start: &Start) -> Result<()> {
+    fn work(&self, queue: &Queue<Block<'_>>) -> Result<()> {
         while let Some(block) = queue.next() {
             let brokers = match block.ground() {
                 Ground::Own => {
@@ -83,7 +80,9 @@ impl<'a> Campaign<'a> {
                 Ground::OneBroker => 1,
                 Ground::Cluster => 3,
             };
-            match Field::set_up(brokers, self.options.seed, start)? {
+            let start = self.options.start();
+            let start = if block.is_timed() { start } else { start.set(FLUSH_AGE) };
+            match Field::set_up(brokers, self.options.seed, &start)? {
                 Some(field) => self.block(&field, &block)?,
                 None => self.skip(&block, "peers are missing")?,
             }

@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, bail, ensure};
 use batch::decode_envelope;
 use delivery::ErrorClass;
 use lake::{Checkpoints, Snapshot, app_id};
@@ -22,7 +22,7 @@ use runtime::{
     tasks::TaskGroup,
 };
 use tokio::{runtime::Runtime, task::JoinSet};
-use topics::{Log, TopicName};
+use topics::{Log, Message, TopicName};
 
 use crate::service::Service;
 
@@ -43,13 +43,27 @@ type Place = (String, u32, String);
 /// How far inputs went at one moment, or how far they were covered.
 pub(crate) type Marks = BTreeMap<Place, u64>;
 
-/// Channel, partition and writer, and up to where the messages there cover the writer's input.
-type Covered = Arc<Mutex<BTreeMap<(String, u32, String), u64>>>;
+/// What was read of channels.
+#[derive(Default)]
+struct Read {
+    /// Channel, partition and writer, and up to where the messages there cover the writer's input.
+    covered: BTreeMap<(String, u32, String), u64>,
+    /// Of each channel and partition, how far it was read and where its last message with rows ends.
+    ends: BTreeMap<(String, u32), ReadTo>,
+}
+
+#[derive(Clone, Copy, Default)]
+struct ReadTo {
+    next: u64,
+    rows_end: u64,
+}
+
+type Channels = Arc<Mutex<Read>>;
 
 /// An observer of one deployment.
 pub(crate) struct Observer {
     edges: Edges,
-    covered: Covered,
+    channels: Channels,
     followers: Mutex<Followers>,
     snapshots: Mutex<BTreeMap<String, Snapshot>>,
     _group: TaskGroup,
@@ -79,8 +93,8 @@ impl Observer {
                 group,
             ))
         })?;
-        let (covered, followers, snapshots) = Default::default();
-        Ok(Self { edges, covered, followers, snapshots, _group: group, runtime })
+        let (channels, followers, snapshots) = Default::default();
+        Ok(Self { edges, channels, followers, snapshots, _group: group, runtime })
     }
 
     /// What the catalog says now.
@@ -111,15 +125,35 @@ impl Observer {
 
     fn ends_now(&self, service: Service) -> Result<Marks> {
         let graph = self.graph();
-        self.block_on(async {
+        let mut marks = self.block_on(async {
             let mut marks = Marks::new();
             for (input, reader) in inputs(&graph, service) {
                 for (partition, end) in self.spans(&input).await? {
                     marks.insert((input.clone(), partition, reader.clone()), end);
                 }
             }
-            Ok(marks)
-        })
+            Ok::<_, anyhow::Error>(marks)
+        })?;
+        if service == Service::Storage {
+            self.follow(&graph)?;
+            for ((channel, partition, _), end) in &mut marks {
+                *end = self.rows_end(channel, *partition, *end)?;
+            }
+        }
+        Ok(marks)
+    }
+
+    /// Where the last message with rows before `end` ends: storage has a quarter of a minute for others.
+    fn rows_end(&self, channel: &str, partition: u32, end: u64) -> Result<u64> {
+        let started = Instant::now();
+        loop {
+            let read = self.channels.lock().ends.get(&(channel.to_owned(), partition)).copied().unwrap_or_default();
+            if read.next >= end {
+                return Ok(read.rows_end.min(end));
+            }
+            ensure!(started.elapsed() < ANSWER_LIMIT, "`{channel}`/{partition} is read to {}, not to {end}", read.next);
+            std::thread::sleep(LOOK_EVERY / 5);
+        }
     }
 
     /// How far a service has covered its inputs.
@@ -208,11 +242,11 @@ impl Observer {
     }
 
     fn covered_by_writers(&self, ways: impl Iterator<Item = (String, String, String)>) -> Marks {
-        let covered = self.covered.lock();
+        let channels = self.channels.lock();
         let mut marks = Marks::new();
         for (input, channel, writer) in ways {
             let prefix = format!("{writer}/");
-            for ((at, partition, by), to) in covered.iter() {
+            for ((at, partition, by), to) in &channels.covered {
                 if *at == channel && by.starts_with(&prefix) {
                     marks.insert((input.clone(), *partition, writer.clone()), *to);
                 }
@@ -246,7 +280,7 @@ impl Observer {
             for (partition, _) in self.block_on(self.spans(channel))? {
                 if followers.known.insert((channel.clone(), partition)) {
                     let log = Arc::clone(&self.edges.log);
-                    let work = follow(log, channel.clone(), partition, Arc::clone(&self.covered));
+                    let work = follow(log, channel.clone(), partition, Arc::clone(&self.channels));
                     followers.running.spawn_on(work, self.runtime.handle());
                 }
             }
@@ -296,8 +330,22 @@ fn find<'a>(graph: &'a Graph, pipeline: &str, name: &str) -> Result<&'a TableSta
         .with_context(|| format!("no table {pipeline}.{name}"))
 }
 
+impl Read {
+    fn note(&mut self, channel: &str, partition: u32, message: &Message) {
+        let read = self.ends.entry((channel.to_owned(), partition)).or_default();
+        read.next = message.offset + 1;
+        let Ok(envelope) = decode_envelope(&message.headers) else { return };
+        if envelope.rows > 0 {
+            read.rows_end = read.next;
+        }
+        let writer = envelope.origin.writer.as_str().to_owned();
+        let to = self.covered.entry((channel.to_owned(), partition, writer)).or_default();
+        *to = envelope.origin.to.offset.max(*to);
+    }
+}
+
 /// Notes what the messages of a channel partition cover, from its beginning and for ever.
-async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, covered: Covered) {
+async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, channels: Channels) {
     let Ok(topic) = TopicName::try_from(channel.clone()) else { return };
     let mut next = 0;
     loop {
@@ -309,11 +357,7 @@ async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, covered: Cov
                     Ok(messages) => {
                         for message in messages {
                             next = message.offset + 1;
-                            let Ok(envelope) = decode_envelope(&message.headers) else { continue };
-                            let writer = envelope.origin.writer.as_str().to_owned();
-                            let mut covered = covered.lock();
-                            let to = covered.entry((channel.clone(), partition, writer)).or_default();
-                            *to = envelope.origin.to.offset.max(*to);
+                            channels.lock().note(&channel, partition, &message);
                         }
                     }
                     Err(error) if error.class() == ErrorClass::Retry => tokio::time::sleep(LOOK_EVERY).await,

@@ -39,6 +39,11 @@ impl<'a> Block<'a> {
         self.alone.iter().chain(self.beside.iter().flatten())
     }
 
+    /// Whether nothing but what is done is to hold up recoveries.
+    pub(crate) fn is_timed(&self) -> bool {
+        self.turns().all(|turn| matches!(turn.fault.part, Part::InstanceOf(_) | Part::Step))
+    }
+
     pub(crate) fn ground(&self) -> Ground {
         self.turns().next().map_or(Ground::Own, |turn| turn.fault.ground)
     }
@@ -54,13 +59,15 @@ struct Left<'a>(BTreeMap<Part, VecDeque<Turn<'a>>>);
 
 /// All blocks: those of kills, and all others. Long ones come first.
 pub(crate) fn blocks<'a>(left: impl Iterator<Item = Turn<'a>>) -> (Vec<Block<'a>>, Vec<Block<'a>>) {
-    let (mut kills, mut shared) = (Left::default(), BTreeMap::<(Ground, Over), Left<'a>>::new());
+    let (mut kills, mut shared) = (Left::default(), BTreeMap::<(Ground, Over, bool), Left<'a>>::new());
     let mut by_themselves = Vec::new();
     for turn in left.filter(|turn| turn.runs > 0) {
         match (turn.fault.ground, turn.fault.part) {
             (Ground::Own, _) => by_themselves.extend(turn.one_by_one().map(Block::from)),
             (_, Part::InstanceOf(_)) => kills.push(turn),
-            (ground, _) => shared.entry((ground, turn.fault.over)).or_default().push(turn),
+            (ground, part) => {
+                shared.entry((ground, turn.fault.over, part == Part::Step)).or_default().push(turn);
+            }
         }
     }
     let shared = shared.into_values().flat_map(Left::into_blocks);
@@ -86,8 +93,10 @@ impl<'a> Left<'a> {
 
     fn into_blocks(mut self) -> impl Iterator<Item = Block<'a>> {
         iter::from_fn(move || {
-            let alone = self.0.get_mut(&Part::All).map(cut_lane).unwrap_or_default();
-            let others = self.0.iter_mut().filter(|(part, _)| **part != Part::All);
+            let is_alone = |part: &Part| matches!(part, Part::All | Part::Step);
+            let alone =
+                self.0.iter_mut().filter(|(part, _)| is_alone(part)).flat_map(|(_, left)| cut_lane(left)).collect();
+            let others = self.0.iter_mut().filter(|(part, _)| !is_alone(part));
             let beside: Vec<Lane<'a>> =
                 others.map(|(_, left)| cut_lane(left)).filter(|lane| !lane.is_empty()).collect();
             Some(Block { alone, beside }).filter(|block| block.turns().next().is_some())

@@ -27,6 +27,8 @@ pub(crate) enum Part {
     All,
     /// An instance of this service, which must soon be back.
     InstanceOf(Service),
+    /// A process at a step of the protocol, which it does not come to while it is cut off.
+    Step,
     /// Any of our processes.
     Processes,
     /// Kafka, or the network between it and a service.
@@ -279,5 +281,5 @@ fn crashed(point: CrashPoint) -> Fault {
         processes::crash(field, random, service, point)
     });
     let over = if point == At::RequestDurable { Over::Http } else { Over::Topic };
-    Fault { over, ..fault.takes(10) }
+    Fault { over, ..fault.of(Part::Step).takes(10) }
 }
