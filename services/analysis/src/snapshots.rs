@@ -2,18 +2,23 @@
 //!
 //! The invariant: what [`SnapshotCache::pin`] returns was checked against the store after it was asked for, so a
 //! query sees every commit that finished before it began. A check is one request when nothing changed, and queries
-//! that ask at the same time share one. Deliberately absent: a maximum age, which would trade that invariant for the
-//! request, and any knowledge of which tables exist.
+//! that ask at the same time share one. What a caller who gives up has begun, the next one goes on with: callers who
+//! never wait long enough still get there. Deliberately absent: a maximum age, which would trade that invariant for
+//! the request, and any knowledge of which tables exist.
 
 use std::{
     collections::HashMap,
+    fmt,
+    panic::{AssertUnwindSafe, resume_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
 };
 
 use datafusion::common::DataFusionError;
+use futures::{FutureExt as _, future::BoxFuture};
 use lake::{Lake, LakeError, Snapshot};
 
 use crate::table::{Layout, PinnedFiles};
@@ -60,6 +65,20 @@ struct Newest {
     /// The last caller that had asked when the latest check began.
     covers: u64,
     known: Option<(Snapshot, PinnedFiles)>,
+    checking: Option<Checking>,
+}
+
+/// A check that has begun. Nobody may be waiting for it any more.
+struct Checking {
+    covers: u64,
+    /// A panic is an outcome: it must not be met again by whoever comes next.
+    outcome: BoxFuture<'static, thread::Result<Result<Option<Snapshot>, LakeError>>>,
+}
+
+impl fmt::Debug for Checking {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Checking").field("covers", &self.covers).finish_non_exhaustive()
+    }
 }
 
 impl SnapshotCache {
@@ -75,7 +94,7 @@ impl SnapshotCache {
 
     /// The table's newest version; `None` when nothing was ever committed.
     ///
-    /// **Cancel safety**: dropped half done, it leaves what was known before.
+    /// **Cancel safety**: dropped half done, it leaves what was known before, and the next call goes on from there.
     ///
     /// # Errors
     /// [`PinError`] when the store does not answer or the log is unreadable.
@@ -83,10 +102,26 @@ impl SnapshotCache {
         let entry = self.entry(folder);
         let number = entry.asked.fetch_add(1, Ordering::SeqCst) + 1;
         let mut newest = entry.newest.lock().await;
-        if newest.covers < number {
-            let covers = entry.asked.load(Ordering::SeqCst);
-            newest.known = self.check(folder, layout, newest.known.as_ref()).await?;
-            newest.covers = covers;
+        while newest.covers < number {
+            let Newest { known, checking, .. } = &mut *newest;
+            let checking = checking.get_or_insert_with(|| {
+                let covers = entry.asked.load(Ordering::SeqCst);
+                let (lake, folder) = (self.lake.clone(), folder.to_owned());
+                let known = known.as_ref().map(|(snapshot, _)| snapshot.clone());
+                let check = async move { self::newest(&lake, &folder, known.as_ref()).await };
+                Checking { covers, outcome: AssertUnwindSafe(check).catch_unwind().boxed() }
+            });
+            let (covers, outcome) = (checking.covers, checking.outcome.as_mut().await);
+            newest.checking = None;
+            match outcome.unwrap_or_else(|panic| resume_unwind(panic)) {
+                Ok(snapshot) => {
+                    newest.known = newest.pinned(snapshot, layout).map_err(|source| not_as_declared(folder, source))?;
+                    newest.covers = covers;
+                }
+                // Of a check that somebody else began, long ago perhaps.
+                Err(_) if covers < number => {}
+                Err(source) => return Err(PinError::Lake { folder: folder.to_owned(), source }),
+            }
         }
         Ok(newest.known.as_ref().map(|(_, files)| files.clone()))
     }
@@ -100,26 +135,27 @@ impl SnapshotCache {
         let mut tables = self.tables.lock().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(tables.entry(folder.to_owned()).or_default())
     }
+}
 
-    async fn check(
+impl Newest {
+    /// A snapshot with its files, which are worked out from those that are known.
+    fn pinned(
         &self,
-        folder: &str,
+        snapshot: Option<Snapshot>,
         layout: &Layout,
-        known: Option<&(Snapshot, PinnedFiles)>,
-    ) -> Result<Option<(Snapshot, PinnedFiles)>, PinError> {
-        let lake_error = |source| PinError::Lake { folder: folder.to_owned(), source };
-        let before = known.map(|(snapshot, _)| snapshot);
-        let Some(snapshot) = newest(&self.lake, folder, before).await.map_err(lake_error)? else { return Ok(None) };
-        match known {
-            Some((_, files)) if files.version() == snapshot.version => Ok(Some((snapshot, files.clone()))),
-            _ => {
-                let earlier = known.map(|(_, files)| files);
-                let files = PinnedFiles::new(layout, &snapshot, earlier)
-                    .map_err(|source| PinError::Layout { folder: folder.to_owned(), source })?;
-                Ok(Some((snapshot, files)))
-            }
-        }
+    ) -> Result<Option<(Snapshot, PinnedFiles)>, DataFusionError> {
+        let Some(snapshot) = snapshot else { return Ok(None) };
+        let known = self.known.as_ref().map(|(_, files)| files);
+        let files = match known {
+            Some(files) if files.version() == snapshot.version => files.clone(),
+            _ => PinnedFiles::new(layout, &snapshot, known)?,
+        };
+        Ok(Some((snapshot, files)))
     }
+}
+
+fn not_as_declared(folder: &str, source: DataFusionError) -> PinError {
+    PinError::Layout { folder: folder.to_owned(), source }
 }
 
 /// The table in `folder` as it is now, read on from what is `known` of it.

@@ -1,8 +1,14 @@
 //! Queries only read, and end within their bounds.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use analysis::{ErrorKind, QueryLimits};
+use analysis::{ErrorKind, QueryLimits, snapshots::SnapshotCache, table::Layout};
+use lake::Lake;
+use object_store::{
+    memory::InMemory,
+    throttle::{ThrottleConfig, ThrottledStore},
+};
+use url::Url;
 
 use crate::harness::{Shop, limits, orders, orders_stage, request, small_shop, write};
 
@@ -213,4 +219,35 @@ async fn memory_is_given_back(shop: &Shop) {
         }
     };
     tokio::time::timeout(Duration::from_secs(10), given_back).await.unwrap();
+}
+
+/// A probe that gives up after less time than the table takes to be read must not have it read from the beginning again
+/// for ever.
+#[tokio::test(start_paused = true)]
+async fn callers_who_give_up_early_get_their_answer_in_the_end() {
+    let store = Arc::new(InMemory::new());
+    let root = Url::parse("memory:///").unwrap();
+    let lake = Lake::with_store(Arc::clone(&store) as _, root.clone());
+    let stage = orders_stage();
+    for first in 0..10 {
+        write(&lake, &stage, &[orders(first..first + 1)]).await;
+    }
+    let second = Duration::from_secs(1);
+    let slow = ThrottleConfig { wait_get_per_call: second, wait_list_per_call: second, ..ThrottleConfig::default() };
+    let slow = Lake::with_store(Arc::new(ThrottledStore::new(store, slow)), root);
+    let (cache, layout) = (SnapshotCache::new(slow), Layout::new(&stage));
+    let mut gave_up = 0;
+    let files = loop {
+        match tokio::time::timeout(second * 3 / 2, cache.pin(&stage.folder, &layout)).await {
+            Ok(files) => break files.unwrap().unwrap(),
+            Err(_) => gave_up += 1,
+        }
+        assert!(gave_up < 10, "nobody ever gets an answer");
+    };
+    assert!(gave_up > 0, "the table is read too fast for this test");
+    assert_eq!((files.version(), files.rows()), (10, Some(10)));
+    // And the next one sees what was committed meanwhile.
+    write(&lake, &stage, &[orders(10..11)]).await;
+    let files = cache.pin(&stage.folder, &layout).await.unwrap().unwrap();
+    assert_eq!(files.rows(), Some(11));
 }
