@@ -44,6 +44,8 @@ pub(crate) struct Outcome {
     pub(crate) schedule: Vec<String>,
     /// Of everything in the log and the store at the end.
     pub(crate) fingerprint: u64,
+    /// Messages that hold a part of what one message gave.
+    pub(crate) cuts: usize,
 }
 
 impl Outcome {
@@ -103,7 +105,7 @@ async fn simulate(seed: u64, options: Options) -> anyhow::Result<Outcome> {
     befall(&mut world, schedule, length).await?;
     end_faults(&mut world, &mut random);
     let tally = settle(&mut world, options).await?;
-    let fingerprint = world.fingerprint().await?;
+    let (fingerprint, cuts) = (world.fingerprint().await?, world.cuts().await?);
     if let Err(failure) = onlookers.finish(Duration::from_millis(1)).await {
         let failure = failure.to_string();
         // They go on for ever, and are aborted.
@@ -111,7 +113,7 @@ async fn simulate(seed: u64, options: Options) -> anyhow::Result<Outcome> {
             world.problems.add(format!("an onlooker failed: {failure}"));
         }
     }
-    Ok(Outcome { seed, tally, problems: world.problems.list(), schedule: world.trace.events(), fingerprint })
+    Ok(Outcome { seed, tally, problems: world.problems.list(), schedule: world.trace.events(), fingerprint, cuts })
 }
 
 /// Lets everything happen that is to happen within `length`.
@@ -206,7 +208,9 @@ fn send_messages(
     oversized: bool,
 ) -> impl Future<Output = anyhow::Result<()>> + Send + use<> {
     let max_bytes = world.config.ingestion.max_message_bytes.as_usize();
-    let mut messages = Messages::new(random.fork(), 900, oversized.then_some(max_bytes + 100_000));
+    // Many rows of such notes do not fit a message, each of them does.
+    let longest_note = (max_bytes / 4).min(4_000) as u64;
+    let mut messages = Messages::new(random.fork(), longest_note, oversized.then_some(max_bytes + 100_000));
     let (log, sent, partitions) = (world.log.reconnected(), world.sent.clone(), u64::from(world.partitions));
     let mut random = random.fork();
     let count = 20 + random.below(80);

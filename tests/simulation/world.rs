@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, hash::Hasher as _, sync::Arc, time::Duration};
 
 use analysis::AnalysisState;
-use batch::Compression;
+use batch::{Compression, decode_envelope};
 use futures::TryStreamExt as _;
 use lake::Lake;
 use object_store::{ObjectStore as _, ObjectStoreExt as _, memory::InMemory};
@@ -19,7 +19,7 @@ use runtime::{
 };
 use testkit::Random;
 use tokio::{task::JoinSet, time::Instant};
-use topics::{Log, TopicName, TopicSettings, memory::MemoryLog};
+use topics::{Log, Message, TopicName, TopicSettings, memory::MemoryLog};
 
 use crate::{
     check::Expected,
@@ -293,23 +293,9 @@ impl World {
     /// A fingerprint of everything in the log and the store.
     pub(crate) async fn fingerprint(&self) -> anyhow::Result<u64> {
         let mut print = Fingerprint::default();
-        let mut names = vec![topic(TOPIC)];
-        names.extend(self.graph.tables.iter().map(|table| topic(&table.channel)));
-        for name in names {
-            let Some(description) = self.log.describe(&name).await? else { continue };
-            for partition in 0..description.partitions {
-                let span = self.log.span(&name, partition).await?;
-                print.write(format!("{name}/{partition} {span:?}").as_bytes());
-                let mut next = span.start;
-                let mut reader = self.log.reader(&name, partition, next).await?;
-                while next < span.end {
-                    for message in reader.read(usize::MAX).await? {
-                        next = message.offset + 1;
-                        print.write(format!("{:?}{}", message.headers, message.timestamp_ms).as_bytes());
-                        print.write(&message.payload);
-                    }
-                }
-            }
+        for (place, message) in self.messages().await? {
+            print.write(format!("{place} {:?}{}", message.headers, message.timestamp_ms).as_bytes());
+            print.write(&message.payload);
         }
         let mut objects: Vec<_> = self.store.list(None).try_collect().await?;
         objects.sort_by(|one, other| one.location.cmp(&other.location));
@@ -318,5 +304,34 @@ impl World {
             print.write(&self.store.get(&object.location).await?.bytes().await?);
         }
         Ok(print.finish())
+    }
+
+    /// How many messages of channels end inside a message of their input, since all its rows would not have fitted.
+    pub(crate) async fn cuts(&self) -> anyhow::Result<usize> {
+        let ends_inside =
+            |message: &Message| decode_envelope(&message.headers).is_ok_and(|envelope| envelope.origin.to.row > 0);
+        Ok(self.messages().await?.iter().filter(|(_, message)| ends_inside(message)).count())
+    }
+
+    /// Everything in the log, and where it stands.
+    async fn messages(&self) -> anyhow::Result<Vec<(String, Message)>> {
+        let mut names = vec![topic(TOPIC)];
+        names.extend(self.graph.tables.iter().map(|table| topic(&table.channel)));
+        let mut messages = Vec::new();
+        for name in names {
+            let Some(description) = self.log.describe(&name).await? else { continue };
+            for partition in 0..description.partitions {
+                let span = self.log.span(&name, partition).await?;
+                let mut next = span.start;
+                let mut reader = self.log.reader(&name, partition, next).await?;
+                while next < span.end {
+                    for message in reader.read(usize::MAX).await? {
+                        next = message.offset + 1;
+                        messages.push((format!("{name}/{partition} {span:?}"), message));
+                    }
+                }
+            }
+        }
+        Ok(messages)
     }
 }
