@@ -16,7 +16,6 @@ use crate::{
     options::Options,
     plan::{Block, Lane, Turn},
     results::Record,
-    service::Service,
 };
 
 const FLOW_LIMIT: Duration = Duration::from_secs(90);
@@ -115,10 +114,7 @@ pub(crate) fn settle(field: &Field, load: Load, strangers: Strangers) -> Result<
     field.start_missing(START_LIMIT)?;
     load.stop()?;
     let since = Instant::now();
-    for service in Service::HOPS {
-        let marks = field.observer.ends(service)?;
-        field.observer.wait(service, &marks, since, RECOVERY_LIMIT).context("after the load")?;
-    }
+    recovered_all(field, since).context("after the load")?;
     field.wait_until_ready(RECOVERY_LIMIT).context("after the load")?;
     let settled = Instant::now();
     let verdict = judge::check(field, SETTLE_WITHIN, strangers);

@@ -33,7 +33,7 @@ pub(crate) enum Run {
 }
 
 /// Waits until a service has covered what waits for it now.
-fn recovered(field: &Field, service: Service, since: Instant) -> Result<Run> {
+pub(crate) fn recovered(field: &Field, service: Service, since: Instant) -> Result<Run> {
     if service == Service::Analysis {
         return answering(field, since);
     }

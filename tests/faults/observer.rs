@@ -43,9 +43,9 @@ type Place = (String, u32, String);
 /// How far inputs went at one moment, or how far they were covered.
 pub(crate) type Marks = BTreeMap<Place, u64>;
 
-/// What was read of channels.
+/// What was read of all channels.
 #[derive(Default)]
-struct Read {
+struct Channels {
     /// Channel, partition and writer, and up to where the messages there cover the writer's input.
     covered: BTreeMap<(String, u32, String), u64>,
     /// Of each channel and partition, how far it was read and where its last message with rows ends.
@@ -58,12 +58,10 @@ struct ReadTo {
     rows_end: u64,
 }
 
-type Channels = Arc<Mutex<Read>>;
-
 /// An observer of one deployment.
 pub(crate) struct Observer {
     edges: Edges,
-    channels: Channels,
+    channels: Arc<Mutex<Channels>>,
     followers: Mutex<Followers>,
     snapshots: Mutex<BTreeMap<String, Snapshot>>,
     _group: TaskGroup,
@@ -330,7 +328,7 @@ fn find<'a>(graph: &'a Graph, pipeline: &str, name: &str) -> Result<&'a TableSta
         .with_context(|| format!("no table {pipeline}.{name}"))
 }
 
-impl Read {
+impl Channels {
     fn note(&mut self, channel: &str, partition: u32, message: &Message) {
         let read = self.ends.entry((channel.to_owned(), partition)).or_default();
         read.next = message.offset + 1;
@@ -345,7 +343,7 @@ impl Read {
 }
 
 /// Notes what the messages of a channel partition cover, from its beginning and for ever.
-async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, channels: Channels) {
+async fn follow(log: Arc<dyn Log>, channel: String, partition: u32, channels: Arc<Mutex<Channels>>) {
     let Ok(topic) = TopicName::try_from(channel.clone()) else { return };
     let mut next = 0;
     loop {

@@ -39,9 +39,9 @@ impl<'a> Block<'a> {
         self.alone.iter().chain(self.beside.iter().flatten())
     }
 
-    /// Whether nothing but what is done is to hold up recoveries.
+    /// See [`Part::is_timed`].
     pub(crate) fn is_timed(&self) -> bool {
-        self.turns().all(|turn| matches!(turn.fault.part, Part::InstanceOf(_) | Part::Step))
+        self.turns().all(|turn| turn.fault.part.is_timed())
     }
 
     pub(crate) fn ground(&self) -> Ground {
@@ -53,7 +53,7 @@ impl<'a> Block<'a> {
     }
 }
 
-/// What is left of some faults, in the order it should be begun in.
+/// What is left of faults that may be done in one field, by what they are done to.
 #[derive(Default)]
 struct Left<'a>(BTreeMap<Part, VecDeque<Turn<'a>>>);
 
@@ -65,9 +65,7 @@ pub(crate) fn blocks<'a>(left: impl Iterator<Item = Turn<'a>>) -> (Vec<Block<'a>
         match (turn.fault.ground, turn.fault.part) {
             (Ground::Own, _) => by_themselves.extend(turn.one_by_one().map(Block::from)),
             (_, Part::InstanceOf(_)) => kills.push(turn),
-            (ground, part) => {
-                shared.entry((ground, turn.fault.over, part == Part::Step)).or_default().push(turn);
-            }
+            (ground, part) => shared.entry((ground, turn.fault.over, part.is_timed())).or_default().push(turn),
         }
     }
     let shared = shared.into_values().flat_map(Left::into_blocks);
@@ -93,12 +91,15 @@ impl<'a> Left<'a> {
 
     fn into_blocks(mut self) -> impl Iterator<Item = Block<'a>> {
         iter::from_fn(move || {
-            let is_alone = |part: &Part| matches!(part, Part::All | Part::Step);
-            let alone =
-                self.0.iter_mut().filter(|(part, _)| is_alone(part)).flat_map(|(_, left)| cut_lane(left)).collect();
-            let others = self.0.iter_mut().filter(|(part, _)| !is_alone(part));
-            let beside: Vec<Lane<'a>> =
-                others.map(|(_, left)| cut_lane(left)).filter(|lane| !lane.is_empty()).collect();
+            let (mut alone, mut beside) = (Lane::new(), Vec::new());
+            for (part, left) in &mut self.0 {
+                let lane = cut_lane(left);
+                if part.is_alone() {
+                    alone.extend(lane);
+                } else if !lane.is_empty() {
+                    beside.push(lane);
+                }
+            }
             Some(Block { alone, beside }).filter(|block| block.turns().next().is_some())
         })
     }

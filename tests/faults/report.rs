@@ -90,17 +90,17 @@ fn overview(records: &[(Record, Value)], campaign: &BTreeMap<String, Sum>) -> St
     let kills: u64 =
         campaign.iter().filter(|(name, _)| name.starts_with("kill-")).map(|(_, sum)| u64::from(sum.runs)).sum();
     // Faults of one block have its rows in common.
-    let blocks: BTreeSet<(u64, u64, u64, u64)> = records
+    let blocks: BTreeMap<(u64, u64), &Record> = records
         .iter()
         .filter(|(record, _)| record.kind == "campaign")
-        .map(|(record, _)| (record.seed, record.rows, record.lost, record.doubled))
+        .map(|(record, _)| ((record.seed, record.rows), record))
         .collect();
-    let of_blocks = |count: fn(&(u64, u64, u64, u64)) -> u64| blocks.iter().map(count).sum::<u64>();
+    let of_blocks = |count: fn(&Record) -> u64| blocks.values().map(|record| count(record)).sum::<u64>();
     format!(
         "**{faults} faults, {kills} of them kills; of {} rows sent, {} lost and {} doubled.** Built from {}.\n",
-        of_blocks(|block| block.1),
-        of_blocks(|block| block.2),
-        of_blocks(|block| block.3),
+        of_blocks(|record| record.rows),
+        of_blocks(|record| record.lost),
+        of_blocks(|record| record.doubled),
         commits.join(", ")
     )
 }

@@ -13,7 +13,7 @@ use crate::{
     input::{Messages, TOPIC},
     monitor::{LetterWatch, Questioner, TableWatch},
     schedule::{Event, Schedule},
-    world::{ID, Service, World, topic},
+    world::{ID, Service, World, cuts, topic},
 };
 
 /// Simulated time after the last fault within which everything must have arrived. Far above what it takes.
@@ -105,7 +105,8 @@ async fn simulate(seed: u64, options: Options) -> anyhow::Result<Outcome> {
     befall(&mut world, schedule, length).await?;
     end_faults(&mut world, &mut random);
     let tally = settle(&mut world, options).await?;
-    let (fingerprint, cuts) = (world.fingerprint().await?, world.cuts().await?);
+    let messages = world.messages().await?;
+    let (fingerprint, cuts) = (world.fingerprint(&messages).await?, cuts(&messages));
     if let Err(failure) = onlookers.finish(Duration::from_millis(1)).await {
         let failure = failure.to_string();
         // They go on for ever, and are aborted.

@@ -291,9 +291,9 @@ impl World {
     }
 
     /// A fingerprint of everything in the log and the store.
-    pub(crate) async fn fingerprint(&self) -> anyhow::Result<u64> {
+    pub(crate) async fn fingerprint(&self, messages: &[(String, Message)]) -> anyhow::Result<u64> {
         let mut print = Fingerprint::default();
-        for (place, message) in self.messages().await? {
+        for (place, message) in messages {
             print.write(format!("{place} {:?}{}", message.headers, message.timestamp_ms).as_bytes());
             print.write(&message.payload);
         }
@@ -306,15 +306,8 @@ impl World {
         Ok(print.finish())
     }
 
-    /// How many messages of channels end inside a message of their input, since all its rows would not have fitted.
-    pub(crate) async fn cuts(&self) -> anyhow::Result<usize> {
-        let ends_inside =
-            |message: &Message| decode_envelope(&message.headers).is_ok_and(|envelope| envelope.origin.to.row > 0);
-        Ok(self.messages().await?.iter().filter(|(_, message)| ends_inside(message)).count())
-    }
-
     /// Everything in the log, and where it stands.
-    async fn messages(&self) -> anyhow::Result<Vec<(String, Message)>> {
+    pub(crate) async fn messages(&self) -> anyhow::Result<Vec<(String, Message)>> {
         let mut names = vec![topic(TOPIC)];
         names.extend(self.graph.tables.iter().map(|table| topic(&table.channel)));
         let mut messages = Vec::new();
@@ -334,4 +327,11 @@ impl World {
         }
         Ok(messages)
     }
+}
+
+/// How many messages of channels end inside a message of their input, since all its rows would not have fitted.
+pub(crate) fn cuts(messages: &[(String, Message)]) -> usize {
+    let ends_inside =
+        |message: &Message| decode_envelope(&message.headers).is_ok_and(|envelope| envelope.origin.to.row > 0);
+    messages.iter().filter(|(_, message)| ends_inside(message)).count()
 }

@@ -37,6 +37,18 @@ pub(crate) enum Part {
     Store,
 }
 
+impl Part {
+    /// Whether nothing is done beside it.
+    pub(crate) const fn is_alone(self) -> bool {
+        matches!(self, Self::All | Self::Step)
+    }
+
+    /// Whether nothing that is not the fault's is to hold up its recovery.
+    pub(crate) const fn is_timed(self) -> bool {
+        matches!(self, Self::InstanceOf(_) | Self::Step)
+    }
+}
+
 /// Does a fault once and waits for the recovery.
 type Inject = Box<dyn Fn(&Field, &mut Random) -> Result<Run> + Send + Sync>;
 /// Does everything itself, from set-up to judgement.
