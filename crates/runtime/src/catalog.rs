@@ -28,10 +28,31 @@ pub struct CatalogView {
     pub catalog: Catalog,
     /// Stages, channels and tables made from them.
     pub graph: Arc<Graph>,
+    /// Whether this is the catalog as it was when the service began, or a later one. Until then it is empty, and what
+    /// it does not name may be there all the same.
+    pub replayed: bool,
 }
 
 /// What a service holds: always the newest view it has replayed.
 pub type CatalogReceiver = watch::Receiver<Arc<CatalogView>>;
+
+/// How long a request waits for the first replay.
+const REPLAYED_WITHIN: Duration = Duration::from_secs(10);
+
+/// Nobody can say yet what there is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the catalog has not been read yet: the log does not answer, or this process has only just started")]
+pub struct NotReplayed;
+
+/// The newest view, as soon as there is one: whoever says "there is no such table" must have read the catalog.
+///
+/// # Errors
+/// When that takes longer than a request should wait.
+pub async fn when_replayed(catalog: &CatalogReceiver) -> Result<Arc<CatalogView>, NotReplayed> {
+    let mut catalog = catalog.clone();
+    let view = tokio::time::timeout(REPLAYED_WITHIN, catalog.wait_for(|view| view.replayed)).await;
+    view.ok().and_then(Result::ok).map(|view| Arc::clone(&view)).ok_or(NotReplayed)
+}
 
 /// A wish to change one pipeline.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -282,12 +303,13 @@ async fn try_follow(
 }
 
 fn publish(catalog: &Catalog, views: &watch::Sender<Arc<CatalogView>>) -> Result<(), ApplyError> {
-    if views.borrow().catalog.version() == catalog.version() {
+    let known = views.borrow().clone();
+    if known.replayed && known.catalog.version() == catalog.version() {
         return Ok(());
     }
     let graph = pipeline::compile(catalog).map_err(|error| ApplyError::Unreadable(anyhow::Error::new(error)))?;
     tracing::info!(version = catalog.version(), "catalog replayed");
-    views.send_replace(Arc::new(CatalogView { catalog: catalog.clone(), graph: Arc::new(graph) }));
+    views.send_replace(Arc::new(CatalogView { catalog: catalog.clone(), graph: Arc::new(graph), replayed: true }));
     Ok(())
 }
 
@@ -297,5 +319,25 @@ impl From<ApplyError> for TaskError {
             ApplyError::Log(error) => Self::retry(error),
             other => Self::stop(other),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn an_empty_catalog_is_replayed_too() {
+        let (views, catalog) = watch::channel(Arc::default());
+        publish(&Catalog::default(), &views).unwrap();
+        assert!(when_replayed(&catalog).await.unwrap().replayed);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_catalog_that_is_never_replayed_is_not_waited_for_for_ever() {
+        let (_views, catalog) = watch::channel(Arc::default());
+        let began = tokio::time::Instant::now();
+        assert_eq!(when_replayed(&catalog).await.unwrap_err(), NotReplayed);
+        assert_eq!(began.elapsed().as_secs(), REPLAYED_WITHIN.as_secs());
     }
 }

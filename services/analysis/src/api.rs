@@ -14,11 +14,13 @@ use axum::{
     body::{Body, to_bytes},
     extract::{Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
+use runtime::catalog::{self, NotReplayed};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 
 use crate::{
@@ -48,7 +50,24 @@ pub fn router(state: AnalysisState) -> Router {
         .route("/v1/tables", get(list_tables))
         .route("/v1/tables/{pipeline}/{name}", get(describe_table))
         .route("/v1/tail/{pipeline}/{name}", get(tail::tail))
+        .route_layer(middleware::from_fn_with_state(state.clone(), when_replayed))
         .with_state(state)
+}
+
+/// A process that has just started does not call unknown what it has not read of yet.
+async fn when_replayed(
+    State(state): State<AnalysisState>,
+    request: Request,
+    next: Next,
+) -> Result<Response, QueryError> {
+    catalog::when_replayed(&state.catalog).await?;
+    Ok(next.run(request).await)
+}
+
+impl From<NotReplayed> for QueryError {
+    fn from(error: NotReplayed) -> Self {
+        Self::new(ErrorKind::Unavailable, error.to_string()).with_hint("ask again; GET /readyz?verbose says more")
+    }
 }
 
 impl IntoResponse for QueryError {

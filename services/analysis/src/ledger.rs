@@ -24,6 +24,7 @@ use delivery::{Totals, Writer};
 use lake::{FileStats, Lake, LakeError, Snapshot, app_id};
 use pipeline::{Graph, TableStage};
 use runtime::{
+    catalog,
     clock::{Clock as _, SystemClock},
     edges::Edges,
 };
@@ -147,10 +148,10 @@ struct Input<'a> {
 /// Accounts for every source and view.
 ///
 /// # Errors
-/// When the log or the store does not answer.
+/// When the log or the store does not answer, or the catalog has not been read yet.
 pub async fn status(edges: &Edges) -> anyhow::Result<Status> {
     let tables = edges.shared.get_or_make(Tables::default);
-    let view = edges.catalog.borrow().clone();
+    let view = catalog::when_replayed(&edges.catalog).await?;
     let mut accounts = Vec::new();
     for subject in subjects(&view.graph) {
         accounts.push(account(edges, &tables, &view.graph, &subject).await?);

@@ -33,7 +33,7 @@ use delivery::CrashPoint;
 use futures::{FutureExt as _, future::BoxFuture};
 use pipeline::{Format, SourceStage};
 use runtime::{
-    catalog::{self, ApplyAnswer, ApplyError, ApplyRequest, CatalogReceiver},
+    catalog::{self, ApplyAnswer, ApplyError, ApplyRequest, CatalogReceiver, CatalogView},
     config::IngestionConfig,
     memory::Memory,
     telemetry::{self, names},
@@ -163,7 +163,7 @@ fn trace_of(headers: &HeaderMap) -> Option<Bytes> {
 
 impl Door {
     async fn ingest(&self, pipeline: &str, source: &str, headers: &HeaderMap, body: Body) -> Result<Ingested, Refusal> {
-        let source = self.find(pipeline, source)?;
+        let source = self.find(pipeline, source).await?;
         let encoding = encoding_of(headers, &source)?;
         let packing = packing_of(headers)?;
         let key = key_of(headers)?;
@@ -177,22 +177,11 @@ impl Door {
         Ok(Ingested { parts: appended.unwrap_or_else(|_| Err(unanswered(keyed, ANSWER_WITHIN)))?, bytes: body.len() })
     }
 
-    fn find(&self, pipeline: &str, name: &str) -> Result<SourceStage, Refusal> {
-        let graph = Arc::clone(&self.catalog.borrow().graph);
-        let found = graph.sources.iter().find(|source| source.pipeline == pipeline && source.name == name);
-        found.cloned().ok_or_else(|| self.unknown(pipeline, name))
-    }
-
-    /// Says what there is that looks like what was asked for.
-    fn unknown(&self, pipeline: &str, name: &str) -> Refusal {
-        let view = self.catalog.borrow();
-        let pipelines: Vec<&str> = view.catalog.pipelines().into_iter().collect();
-        if !pipelines.contains(&pipeline) {
-            return Refusal::not_found(format!("there is no pipeline `{pipeline}`"), did_you_mean(pipeline, pipelines));
-        }
-        let sources = view.graph.sources.iter().filter(|source| source.pipeline == pipeline);
-        let hint = did_you_mean(name, sources.map(|source| source.name.as_str()).collect());
-        Refusal::not_found(format!("pipeline `{pipeline}` has no source `{name}`"), hint)
+    /// A process that has just started does not call unknown what it has not read of yet.
+    async fn find(&self, pipeline: &str, name: &str) -> Result<SourceStage, Refusal> {
+        let view = catalog::when_replayed(&self.catalog).await?;
+        let found = view.graph.sources.iter().find(|source| source.pipeline == pipeline && source.name == name);
+        found.cloned().ok_or_else(|| unknown(&view, pipeline, name))
     }
 
     /// Appends all parts, then waits for all of them.
@@ -268,6 +257,17 @@ impl Door {
             tokio::time::sleep(TOPIC_POLL).await;
         }
     }
+}
+
+/// Says what there is that looks like what was asked for.
+fn unknown(view: &CatalogView, pipeline: &str, name: &str) -> Refusal {
+    let pipelines: Vec<&str> = view.catalog.pipelines().into_iter().collect();
+    if !pipelines.contains(&pipeline) {
+        return Refusal::not_found(format!("there is no pipeline `{pipeline}`"), did_you_mean(pipeline, pipelines));
+    }
+    let sources = view.graph.sources.iter().filter(|source| source.pipeline == pipeline);
+    let hint = did_you_mean(name, sources.map(|source| source.name.as_str()).collect());
+    Refusal::not_found(format!("pipeline `{pipeline}` has no source `{name}`"), hint)
 }
 
 /// How long a request waits for its source's topic to be created.
@@ -356,9 +356,9 @@ struct ColumnEntry {
     nullable: bool,
 }
 
-async fn sources(State(door): State<Arc<Door>>) -> Json<Vec<SourceEntry>> {
-    let graph = Arc::clone(&door.catalog.borrow().graph);
-    Json(graph.sources.iter().map(entry).collect())
+async fn sources(State(door): State<Arc<Door>>) -> Result<Json<Vec<SourceEntry>>, Refusal> {
+    let view = catalog::when_replayed(&door.catalog).await?;
+    Ok(Json(view.graph.sources.iter().map(entry).collect()))
 }
 
 fn entry(source: &SourceStage) -> SourceEntry {

@@ -80,7 +80,7 @@ impl Shop {
 }
 
 fn view(tables: Vec<TableStage>) -> CatalogView {
-    CatalogView { graph: Arc::new(Graph { tables, ..Graph::default() }), ..CatalogView::default() }
+    CatalogView { graph: Arc::new(Graph { tables, ..Graph::default() }), replayed: true, ..CatalogView::default() }
 }
 
 pub(crate) fn request(sql: &str) -> QueryRequest {

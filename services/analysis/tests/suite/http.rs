@@ -75,6 +75,19 @@ async fn json_is_one_document_with_columns_and_rows() {
     assert_eq!(response.text().await.unwrap(), expected);
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_process_that_has_not_read_the_catalog_yet_does_not_call_a_table_unknown() {
+    let shop = small_shop().await;
+    let door = door(&shop).await;
+    let replayed = shop.catalog.send_replace(Arc::default());
+    for response in [door.sql(TWO_ORDERS).await, door.get("/v1/tables/shop/orders").await] {
+        assert_eq!(response.status(), StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(header(&response, "retry-after"), "1");
+    }
+    shop.catalog.send_replace(replayed);
+    assert_eq!(door.sql(TWO_ORDERS).await.status(), StatusCode::OK);
+}
+
 #[tokio::test]
 async fn ndjson_is_an_object_a_line() {
     let door = door(&small_shop().await).await;

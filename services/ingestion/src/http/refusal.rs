@@ -11,7 +11,7 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use delivery::ErrorClass;
-use runtime::catalog::ApplyError;
+use runtime::catalog::{ApplyError, NotReplayed};
 use serde::Serialize;
 use topics::TopicError;
 
@@ -147,6 +147,16 @@ impl From<TopicError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error, "nothing was stored; send it again later")
             }
         }
+    }
+}
+
+impl From<NotReplayed> for Refusal {
+    fn from(error: NotReplayed) -> Self {
+        Self::new(
+            StatusCode::SERVICE_UNAVAILABLE,
+            error,
+            "nothing was stored; send it again, /readyz?verbose says more",
+        )
     }
 }
 

@@ -2,6 +2,7 @@
 
 use std::{
     io::{Read as _, Write as _},
+    pin::pin,
     sync::Arc,
 };
 
@@ -37,7 +38,7 @@ pub(crate) struct Site {
     url: String,
     pub(crate) client: Client,
     group: TaskGroup,
-    _views: watch::Sender<Arc<CatalogView>>,
+    views: watch::Sender<Arc<CatalogView>>,
 }
 
 impl Site {
@@ -56,7 +57,7 @@ impl Site {
     pub(crate) async fn over(log: Arc<MemoryLog>) -> Self {
         let replayed = catalog::read_all(log.as_ref()).await.unwrap();
         let graph = Arc::new(pipeline::compile(&replayed).unwrap());
-        let (views, catalog) = watch::channel(Arc::new(CatalogView { catalog: replayed, graph }));
+        let (views, catalog) = watch::channel(Arc::new(CatalogView { catalog: replayed, graph, replayed: true }));
         let mut config = Config::default().ingestion;
         config.max_body_bytes = ByteSize::mebibytes(2);
         config.max_decompressed_bytes = ByteSize::mebibytes(4);
@@ -71,7 +72,7 @@ impl Site {
             Fate::Critical,
             async move { Ok(admin::serve(listener, router(Arc::new(door)), stop).await?) },
         );
-        Self { log, url, client: Client::new(), group, _views: views }
+        Self { log, url, client: Client::new(), group, views }
     }
 
     fn post(&self, path: &str) -> RequestBuilder {
@@ -136,6 +137,24 @@ async fn what_is_posted_is_in_the_topic_when_the_answer_comes() {
     assert_eq!(messages[1].payload, "{\"id\":3}\n{\"id\":4}\n");
     let header = |name: &str| messages[1].headers.iter().find(|(of, _)| of == name).unwrap().1.clone();
     assert_eq!((header("content-type"), header("traceparent")), ("application/json".into(), trace.into()));
+    site.close().await;
+}
+
+#[tokio::test]
+async fn a_process_that_has_just_started_waits_for_the_catalog_before_it_calls_a_source_unknown() {
+    let site = Site::open().await;
+    let replayed = site.views.send_replace(Arc::default());
+    let waiting_before = site.views.receiver_count();
+    let mut sent = pin!(answer(site.orders("application/json", "{\"id\":1}")));
+    while site.views.receiver_count() == waiting_before {
+        tokio::select! {
+            early = &mut sent => panic!("answered {early:?} before the catalog was there"),
+            () = tokio::task::yield_now() => {}
+        }
+    }
+    site.views.send_replace(replayed);
+    let (status, body) = sent.await;
+    assert_eq!(status, 200, "{body}");
     site.close().await;
 }
 
