@@ -62,13 +62,13 @@ impl KafkaLog {
     /// **Errors**: [`TopicError::Property`], and [`TopicError::Unreachable`], which may pass.
     pub async fn connect(config: KafkaConfig) -> Result<Self, TopicError> {
         config.check()?;
-        let first = Client::start(&config)?;
-        let admin = Arc::new(Admin::new(&config, Arc::clone(first.consumer()))?);
+        let asking = Client::start(&config)?;
+        let admin = Arc::new(Admin::new(&config, Arc::clone(asking.consumer()))?);
         let cluster = admin.cluster(CONNECT).await;
-        let cluster = cluster.ok_or_else(|| unreachable(&config, &first))?;
+        let cluster = cluster.ok_or_else(|| unreachable(&config, &asking))?;
         let producer = Arc::new(Producer::new(&config, Arc::clone(&admin))?);
         Ok(Self(Arc::new(Inner {
-            clients: Arc::new(Clients::new(config.clone(), first)),
+            clients: Arc::new(Clients::new(config.clone(), asking)),
             config,
             cluster,
             producer,

@@ -5,7 +5,9 @@
 //! fetching for a partition while its queue is full.
 //!
 //! One client serves many readers. It can hold each partition once, so a second reader of the same
-//! partition goes to a second client; there are as many clients as readers of the busiest partition.
+//! partition goes to a second client; there are as many clients as readers of the busiest partition. One more asks
+//! where partitions begin and end, and never reads: brokers answer in turn, and a question on a connection that
+//! fetches waits until the fetch has something, or has waited long enough.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
@@ -113,36 +115,35 @@ impl Drop for Client {
 /// All clients that read for one log.
 pub(super) struct Clients {
     config: KafkaConfig,
-    all: Mutex<Vec<Arc<Client>>>,
+    asking: Arc<Client>,
+    reading: Mutex<Vec<Arc<Client>>>,
 }
 
 impl Clients {
-    pub(super) fn new(config: KafkaConfig, first: Arc<Client>) -> Self {
-        Self { config, all: Mutex::new(vec![first]) }
+    /// None that reads yet; `asking` never will.
+    pub(super) fn new(config: KafkaConfig, asking: Arc<Client>) -> Self {
+        Self { config, asking, reading: Mutex::default() }
     }
 
     /// A client on which this partition is now reserved for the caller.
     fn take(&self, topic: &TopicName, partition: u32) -> Result<Arc<Client>, TopicError> {
-        let mut all = self.all.lock();
-        if let Some(client) = all.iter().find(|client| client.take(topic, partition)) {
+        let mut reading = self.reading.lock();
+        if let Some(client) = reading.iter().find(|client| client.take(topic, partition)) {
             return Ok(Arc::clone(client));
         }
         let client = Client::start(&self.config)?;
         client.take(topic, partition);
-        all.push(Arc::clone(&client));
+        reading.push(Arc::clone(&client));
         Ok(client)
     }
 
     /// Opens a reader after checking its position. Blocks.
     pub(super) fn open(&self, topic: &TopicName, partition: u32, from: u64) -> Result<KafkaReader, TopicError> {
-        let asking = Arc::clone(&self.all.lock()[0]);
-        let found = span(&asking.consumer, topic, partition)?;
+        let found = span(&self.asking.consumer, topic, partition)?;
         check_position(topic, partition, from, found)?;
         let client = self.take(topic, partition)?;
-        if !Arc::ptr_eq(&client, &asking) {
-            // The partition may be newer than what this client knows of the topic. Asking is enough to tell it.
-            drop(partitions(&client.consumer, topic));
-        }
+        // The partition may be newer than what this client knows of the topic. Asking is enough to tell it.
+        drop(partitions(&client.consumer, topic));
         let queue = client.consumer.split_partition_queue(topic.as_str(), partition as i32);
         let woken = Arc::new(Notify::new());
         let queue = queue.map(|mut queue| {
@@ -161,7 +162,7 @@ impl Clients {
             failure: None,
             recreations: client.consumer.context().recreations(topic.as_str()),
             received: Received::of(topic),
-            asking,
+            asking: Arc::clone(&self.asking),
             client,
         };
         reader.client.assign(topic, partition, from)?;
