@@ -37,6 +37,8 @@ const CONFIG: &str = r#"
 
 [storage]
 flush_age = "700ms"
+# A judgement waits for it, and so does every recovery whose last message has no rows.
+quiet_age = "3s"
 
 [ingestion]
 linger = "100ms"

@@ -42,7 +42,7 @@ impl Deployment {
         let folder = tempfile::Builder::new().prefix("tailwater-system-").tempdir()?;
         let mut config =
             format!("[log]\nkind = \"kafka\"\nbrokers = \"{}\"\ndefault_partitions = 2\n\n", kafka.brokers());
-        config += "[storage]\nflush_age = \"300ms\"\n\n[ingestion]\ncheckpoint_every = \"2s\"\n\n[transformation]\ncheckpoint_every = \"2s\"\n\n";
+        config += "[storage]\nflush_age = \"300ms\"\nquiet_age = \"3s\"\n\n[ingestion]\ncheckpoint_every = \"2s\"\n\n[transformation]\ncheckpoint_every = \"2s\"\n\n";
         config += &format!("[store]\nurl = \"{}\"\n\n[store.options]\n", store.url());
         for (key, value) in store.options() {
             config += &format!("{key} = \"{value}\"\n");

@@ -29,7 +29,7 @@ impl Project {
     fn new() -> Result<Self> {
         let project = Self { folder: tempfile::tempdir()?, port: free_port()? };
         let config = format!(
-            "[http]\nlisten = \"127.0.0.1:{}\"\n\n[storage]\nflush_age = \"200ms\"\n\n[ingestion]\ncheckpoint_every = \"1s\"\n",
+            "[http]\nlisten = \"127.0.0.1:{}\"\n\n[storage]\nflush_age = \"200ms\"\nquiet_age = \"2s\"\n\n[ingestion]\ncheckpoint_every = \"1s\"\n",
             project.port
         );
         fs::write(project.folder.path().join("tailwater.toml"), config)?;

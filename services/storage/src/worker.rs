@@ -34,12 +34,8 @@ use crate::{
 /// How much is read from a partition at once.
 const READ_BYTES: usize = 4 << 20;
 
-/// Progress without rows is committed this often.
+/// Progress without rows is committed this often, or after `storage.quiet_age`.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(60);
-
-/// … or where nothing has come for so long. Longer than the default pause between two checkpoints of a writer, whose
-/// heartbeats would be commits otherwise.
-const QUIET_COMMIT_AFTER: Duration = Duration::from_secs(15);
 
 /// A table, and the channel partitions to be committed to it.
 pub(crate) struct Assignment {
@@ -128,7 +124,7 @@ impl Worker {
                 rows: config.storage.flush_rows,
                 age: config.storage.flush_age.into(),
                 idle_age: IDLE_COMMIT_EVERY,
-                quiet_age: QUIET_COMMIT_AFTER,
+                quiet_age: config.storage.quiet_age.into(),
             },
             settlements,
             readings,

@@ -138,6 +138,10 @@ settings! {
         /// … or when the oldest buffered row is this old. "1s" makes tables fresh for every reader; longer means
         /// fewer, larger files.
         pub flush_age: Duration = Duration::secs(1),
+        /// Progress without rows (all of them filtered out, or rejected) is committed when nothing has come for so long,
+        /// and the ledger then shows nothing on its way. "15s" is longer than the pause between two checkpoints, which
+        /// would each be a commit otherwise.
+        pub quiet_age: Duration = Duration::secs(15),
         /// Bytes buffered over all tables. Over it, the largest table is committed early. "1GiB" is sixteen full files.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// ZSTD level of Parquet files, 1 to 22. 1, because level 3 costs 1.6 times the CPU for 1 % of the bytes.

@@ -50,6 +50,7 @@ listen = "0.0.0.0:9083"
 flush_bytes = "32MiB"
 flush_rows = 1000
 flush_age = "10s"
+quiet_age = "20s"
 memory = "512MiB"
 compression_level = 3
 
@@ -322,6 +323,7 @@ fn broken_relations_are_faults() {
         (vec!["transformation.memory=100kB"], "ingestion.max_message_bytes"),
         (vec!["storage.flush_rows=0"], "storage.flush_rows"),
         (vec!["storage.compression_level=23"], "storage.compression_level"),
+        (vec!["storage.quiet_age=0s"], "storage.quiet_age"),
         (vec!["analysis.query_memory=2GiB"], "analysis.query_memory"),
         (vec!["analysis.max_concurrent_queries=0"], "analysis.max_concurrent_queries"),
         (vec!["telemetry.level=storage=loud"], "telemetry.level"),

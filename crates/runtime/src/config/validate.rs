@@ -149,6 +149,7 @@ impl Checks<'_> {
         self.not_above(flush, ("storage.memory", own.memory));
         self.at_least("storage.flush_rows", own.flush_rows, 1);
         self.at_least("storage.flush_age", own.flush_age, SHORTEST_INTERVAL);
+        self.at_least("storage.quiet_age", own.quiet_age, SHORTEST_INTERVAL);
         self.at_least("storage.compression_level", own.compression_level, 1);
         self.at_most("storage.compression_level", own.compression_level, 22);
     }
