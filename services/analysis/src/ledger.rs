@@ -8,10 +8,7 @@
 
 mod watch;
 
-use std::{
-    collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::BTreeMap;
 
 use arrow::{
     array::{Array as _, AsArray as _},
@@ -21,7 +18,8 @@ use arrow::{
 use axum::{Json, Router, extract::State, routing::get};
 use batch::decode_envelope;
 use delivery::{Totals, Writer};
-use lake::{FileStats, Lake, LakeError, Snapshot, app_id};
+use futures::{StreamExt as _, TryStreamExt as _, stream};
+use lake::{FileStats, Snapshot, app_id};
 use pipeline::{Graph, TableStage};
 use runtime::{
     catalog,
@@ -33,7 +31,7 @@ use topics::{Log, TopicName};
 
 use crate::{
     error::{ErrorKind, QueryError},
-    snapshots,
+    snapshots::{self, SnapshotCache},
 };
 
 pub(crate) use self::watch::watch;
@@ -41,6 +39,8 @@ pub(crate) use self::watch::watch;
 /// How many of the newest messages of a partition are looked at: each writer of it has written one of them.
 const NEWEST_MESSAGES: u64 = 256;
 const READ_BYTES: usize = 4 << 20;
+/// Partitions of a channel looked at at the same time: each waits for the log, and holds what it reads.
+const PARTITIONS_AT_ONCE: usize = 4;
 
 /// The account of one source or view.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -98,28 +98,6 @@ impl Account {
     }
 }
 
-/// Tables as they were last seen, shared by all who ask in this process: asking again reads what changed since.
-#[derive(Clone, Default)]
-struct Tables {
-    known: Arc<Mutex<BTreeMap<String, Snapshot>>>,
-}
-
-impl Tables {
-    async fn newest(&self, lake: &Lake, folder: &str) -> Result<Option<Snapshot>, LakeError> {
-        let known = self.held().get(folder).cloned();
-        let newest = snapshots::newest(lake, folder, known.as_ref()).await?;
-        match &newest {
-            Some(newest) => self.held().insert(folder.to_owned(), newest.clone()),
-            None => self.held().remove(folder),
-        };
-        Ok(newest)
-    }
-
-    fn held(&self) -> MutexGuard<'_, BTreeMap<String, Snapshot>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
-
 /// `GET /v1/status`.
 pub fn router(edges: Edges) -> Router {
     Router::new().route("/v1/status", get(answer)).with_state(edges)
@@ -150,7 +128,7 @@ struct Input<'a> {
 /// # Errors
 /// When the log or the store does not answer, or the catalog has not been read yet.
 pub async fn status(edges: &Edges) -> anyhow::Result<Status> {
-    let tables = edges.shared.get_or_make(Tables::default);
+    let tables = snapshots::of_process(edges);
     let view = catalog::when_replayed(&edges.catalog).await?;
     let mut accounts = Vec::new();
     for subject in subjects(&view.graph) {
@@ -189,7 +167,12 @@ struct Books {
     newest: BTreeMap<Writer, (Totals, u64)>,
 }
 
-async fn account(edges: &Edges, tables: &Tables, graph: &Graph, subject: &Subject<'_>) -> anyhow::Result<Account> {
+async fn account(
+    edges: &Edges,
+    tables: &SnapshotCache,
+    graph: &Graph,
+    subject: &Subject<'_>,
+) -> anyhow::Result<Account> {
     let find =
         |wanted: &str| graph.tables.iter().find(|table| table.pipeline == subject.pipeline && table.name == wanted);
     let mut account = Account {
@@ -208,7 +191,7 @@ async fn account(edges: &Edges, tables: &Tables, graph: &Graph, subject: &Subjec
         version: None,
     };
     let Some(table) = find(subject.name) else { return Ok(account) };
-    let snapshot = tables.newest(&edges.lake, &table.folder).await?;
+    let snapshot = tables.newest(&table.folder).await?;
     let books = read_books(edges.log.as_ref(), table, snapshot.as_ref()).await?;
     fill(&mut account, table, snapshot.as_ref(), &books);
     account.lag = lag(edges.log.as_ref(), subject, &books).await?;
@@ -255,11 +238,17 @@ async fn read_books(log: &dyn Log, table: &TableStage, snapshot: Option<&Snapsho
     let mut books = Books::default();
     let channel = TopicName::try_from(table.channel.clone())?;
     let Some(description) = log.describe(&channel).await? else { return Ok(books) };
-    for partition in 0..description.partitions {
-        if let Some(snapshot) = snapshot {
-            read_table_side(&mut books, table, partition, snapshot);
+    let partitions = 0..description.partitions;
+    if let Some(snapshot) = snapshot {
+        partitions.clone().for_each(|partition| read_table_side(&mut books, table, partition, snapshot));
+    }
+    let mut newest = stream::iter(partitions)
+        .map(|partition| read_channel_side(log, &channel, partition))
+        .buffered(PARTITIONS_AT_ONCE);
+    while let Some(origins) = newest.try_next().await? {
+        for (writer, totals, to) in origins {
+            note_newest(&mut books, writer, totals, to);
         }
-        read_channel_side(&mut books, log, &channel, partition).await?;
     }
     Ok(books)
 }
@@ -273,16 +262,17 @@ fn read_table_side(books: &mut Books, table: &TableStage, partition: u32, snapsh
     }
 }
 
+/// Who wrote the newest messages of a partition, their totals and how far they were.
 async fn read_channel_side(
-    books: &mut Books,
     log: &dyn Log,
     channel: &TopicName,
     partition: u32,
-) -> anyhow::Result<()> {
+) -> anyhow::Result<Vec<(Writer, Totals, u64)>> {
+    let mut origins = Vec::new();
     let span = log.span(channel, partition).await?;
     let mut next = span.start.max(span.end.saturating_sub(NEWEST_MESSAGES));
     if next >= span.end {
-        return Ok(());
+        return Ok(origins);
     }
     let mut reader = log.reader(channel, partition, next).await?;
     while next < span.end {
@@ -290,10 +280,10 @@ async fn read_channel_side(
             next = message.offset + 1;
             let envelope = decode_envelope(&message.headers)?;
             let to = envelope.origin.to.offset;
-            note_newest(books, envelope.origin.writer, envelope.totals, to);
+            origins.push((envelope.origin.writer, envelope.totals, to));
         }
     }
-    Ok(())
+    Ok(origins)
 }
 
 /// A zombie may repeat old totals after new ones: the largest count.

@@ -56,7 +56,7 @@ impl AnalysisState {
     /// # Panics
     /// When the query engine refuses its own functions: a defect that every test meets.
     pub fn new(config: &AnalysisConfig, edges: &Edges) -> Self {
-        let queries = QueryManager::new(QueryLimits::from(config), edges.lake.clone(), edges.catalog.clone())
+        let queries = QueryManager::new(QueryLimits::from(config), snapshots::of_process(edges), edges.catalog.clone())
             .expect("the query engine is set up from constants");
         Self { queries: Arc::new(queries), log: Arc::clone(&edges.log), catalog: edges.catalog.clone() }
     }

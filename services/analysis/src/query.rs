@@ -29,7 +29,6 @@ use datafusion::{
     prelude::SessionConfig,
 };
 use futures::StreamExt;
-use lake::Lake;
 use object_store::ObjectStore;
 use runtime::catalog::{CatalogReceiver, CatalogView};
 use tokio::time::{Instant, timeout_at};
@@ -183,19 +182,19 @@ struct Known {
 }
 
 impl QueryManager {
-    /// A manager over a store and a catalog that may change.
+    /// A manager over tables and a catalog that may change.
     ///
     /// # Errors
     /// When the query engine cannot be set up: a defect.
-    pub fn new(limits: QueryLimits, lake: Lake, catalog: CatalogReceiver) -> DataFusionResult<Self> {
+    pub fn new(limits: QueryLimits, cache: Arc<SnapshotCache>, catalog: CatalogReceiver) -> DataFusionResult<Self> {
         metrics::describe(limits.max_concurrent_queries);
         let view = Arc::clone(&catalog.borrow());
         let tables = Arc::new(Tables::new(&view.graph));
         Ok(Self {
             admission: Admission::new(limits.max_concurrent_queries),
             process: Arc::new(ProcessPool::new(limits.memory)),
-            base: base_session(lake.store(), &limits)?,
-            cache: Arc::new(SnapshotCache::new(lake)),
+            base: base_session(cache.lake().store(), &limits)?,
+            cache,
             tables: Mutex::new(Known { view, tables }),
             cores: std::thread::available_parallelism().map_or(1, usize::from),
             catalog,

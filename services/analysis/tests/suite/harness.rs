@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use analysis::{Answer, ErrorKind, QueryError, QueryLimits, QueryManager, QueryRequest};
+use analysis::{Answer, ErrorKind, QueryError, QueryLimits, QueryManager, QueryRequest, snapshots::SnapshotCache};
 use arrow::{
     array::{ArrayRef, Decimal128Array, Int32Array, Int64Array, RecordBatch, StringArray, TimestampMicrosecondArray},
     datatypes::{DataType, Field, Schema, SchemaRef, TimeUnit},
@@ -38,7 +38,8 @@ impl Shop {
     pub(crate) fn with_limits(tables: Vec<TableStage>, limits: QueryLimits) -> Self {
         let lake = Lake::memory();
         let (catalog, receiver) = watch::channel(Arc::new(view(tables)));
-        let queries = Arc::new(QueryManager::new(limits, lake.clone(), receiver).unwrap());
+        let tables = Arc::new(SnapshotCache::new(lake.clone()));
+        let queries = Arc::new(QueryManager::new(limits, tables, receiver).unwrap());
         Self { lake, queries, catalog }
     }
 
