@@ -31,10 +31,17 @@ pub(crate) fn run(field: &Field, options: &Options, block: &Block<'_>, name: &st
     let watcher = Watcher::start(field, name)?;
     let mut random = Random::new(seed);
     let mut records = do_lane(field, &block.alone, random.fork());
+    if !records.iter().all(Record::passed) {
+        make_whole(field)?;
+    }
     thread::scope(|scope| {
-        let lanes = block.beside.iter().map(|lane| (lane, random.fork()));
-        let running: Vec<_> = lanes.map(|(lane, random)| scope.spawn(move || do_lane(field, lane, random))).collect();
-        records.extend(running.into_iter().flat_map(|lane| lane.join().unwrap_or_else(|_| vec![panicked()])));
+        let mut start = |lane| {
+            let random = random.fork();
+            (lane, scope.spawn(move || do_lane(field, lane, random)))
+        };
+        let running: Vec<_> = block.beside.iter().map(|lane| start(lane)).collect();
+        let ended = running.into_iter().map(|(lane, running)| running.join().unwrap_or_else(|_| vec![panicked(lane)]));
+        records.extend(ended.flatten());
     });
     let verdict = settle(field, load, Strangers::Wrong);
     let mut faults = watcher.stop().unwrap_or_else(|error| vec![format!("{error:#}")]);
@@ -60,8 +67,14 @@ pub(crate) fn run(field: &Field, options: &Options, block: &Block<'_>, name: &st
     Ok(records)
 }
 
-fn panicked() -> Record {
-    Record { problems: vec!["the thread of the fault panicked".to_owned()], ..Record::default() }
+fn panicked(lane: &Lane<'_>) -> Record {
+    let names: Vec<&str> = lane.iter().map(|turn| turn.fault.name.as_str()).collect();
+    let problem = format!("the thread that does {} panicked", names.join(", "));
+    Record {
+        fault: names.first().copied().unwrap_or_default().to_owned(),
+        problems: vec![problem],
+        ..Record::default()
+    }
 }
 
 /// The turns of a lane. The first fault that the field does not recover from ends it: what is not run has no record.
@@ -108,10 +121,15 @@ fn do_turn(field: &Field, turn: &Turn<'_>, random: &mut Random) -> Record {
     record
 }
 
+/// Undoes what faults did.
+fn make_whole(field: &Field) -> Result<()> {
+    field.heal()?;
+    field.start_missing(START_LIMIT)
+}
+
 /// Ends all faults and the load, waits until everything is in the tables and everybody ready, and judges.
 pub(crate) fn settle(field: &Field, load: Load, strangers: Strangers) -> Result<Verdict> {
-    field.heal()?;
-    field.start_missing(START_LIMIT)?;
+    make_whole(field)?;
     load.stop()?;
     let since = Instant::now();
     recovered_all(field, since).context("after the load")?;
