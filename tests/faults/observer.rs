@@ -30,8 +30,8 @@ const READ_BYTES: usize = 4 << 20;
 /// The observer asks over the network: there is no event to await.
 pub(crate) const LOOK_EVERY: Duration = Duration::from_millis(100);
 
-/// A question to the broker is asked again this long.
-const ANSWER_LIMIT: Duration = Duration::from_secs(30);
+/// A question to the broker is asked again this long: it may be on its way back, on processors that are all taken.
+const ANSWER_LIMIT: Duration = Duration::from_secs(90);
 /// Channels come and grow rarely.
 const LOOK_FOR_CHANNELS_EVERY: Duration = Duration::from_secs(3);
 /// Of a channel here.
