@@ -64,7 +64,7 @@ async fn a_question_does_not_wait_for_messages() {
     let Some(brokers) = shared().await else {
         return;
     };
-    let longer_than_questions_wait = ("fetch.wait.max.ms", "30000");
+    let longer_than_questions_wait = ("fetch.wait.max.ms", "15000");
     let log = KafkaLog::connect(with(&brokers, &[longer_than_questions_wait])).await.expect("connected");
     let topic = TopicName::new("questions-beside-fetches").expect("a name");
     log.create(&topic, &TopicSettings::default()).await.expect("created");

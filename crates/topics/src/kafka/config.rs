@@ -176,6 +176,9 @@ impl KafkaConfig {
             ("queued.min.messages", (half / 1024).clamp(100, 100_000).to_string()),
             ("fetch.message.max.bytes", half.to_string()),
             ("fetch.max.bytes", (half * 4).clamp(1 << 20, 50 << 20).to_string()),
+            // What a client takes for missing, or has no leader for, it looks at again this often instead of every five
+            // minutes.
+            ("topic.metadata.refresh.interval.ms", "10000".to_owned()),
             // A topic that was deleted is reported after this time instead of half a minute.
             ("topic.metadata.propagation.max.ms", "10000".to_owned()),
             // The default of a second starves a reader whose queue was full for a moment.

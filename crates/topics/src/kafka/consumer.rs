@@ -80,6 +80,19 @@ impl Client {
         self.taken.lock().remove(&(topic.clone(), partition));
     }
 
+    /// Has the client look at a topic: what it is to read may be newer than what it knows, and what it takes for missing
+    /// it looks at again only minutes later. Blocks.
+    fn learn(&self, topic: &TopicName, partition: u32) -> Result<(), TopicError> {
+        match partitions(&self.consumer, topic)? {
+            Some(known) if known > partition => Ok(()),
+            // Another client knows it, from another broker perhaps: worth another try.
+            _ => {
+                let error = KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownPartition);
+                Err(failed(format!("find `{topic}`/{partition} on every broker"), error))
+            }
+        }
+    }
+
     fn assign(&self, topic: &TopicName, partition: u32, from: u64) -> Result<(), TopicError> {
         let doing = || format!("start reading `{topic}`/{partition} at {from}");
         let list = place(topic, partition, from).map_err(|error| failed(doing(), error))?;
@@ -142,8 +155,7 @@ impl Clients {
         let found = span(&self.asking.consumer, topic, partition)?;
         check_position(topic, partition, from, found)?;
         let client = self.take(topic, partition)?;
-        // The partition may be newer than what this client knows of the topic. Asking is enough to tell it.
-        drop(partitions(&client.consumer, topic));
+        client.learn(topic, partition).inspect_err(|_| client.give_back(topic, partition))?;
         let queue = client.consumer.split_partition_queue(topic.as_str(), partition as i32);
         let woken = Arc::new(Notify::new());
         let queue = queue.map(|mut queue| {
@@ -226,6 +238,7 @@ impl KafkaReader {
             check_position(&topic, partition, next, found)?;
             // The position is fine, so whatever it was has passed: start again from it.
             client.unassign(&topic, partition);
+            client.learn(&topic, partition)?;
             client.assign(&topic, partition, next)
         })
         .await;
