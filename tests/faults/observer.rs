@@ -133,18 +133,19 @@ impl Observer {
             Ok::<_, anyhow::Error>(marks)
         })?;
         if service == Service::Storage {
-            self.follow(&graph)?;
             for ((channel, partition, _), end) in &mut marks {
-                *end = self.rows_end(channel, *partition, *end)?;
+                *end = self.rows_end(&graph, channel, *partition, *end)?;
             }
         }
         Ok(marks)
     }
 
     /// Where the last message with rows before `end` ends: storage has a quarter of a minute for others.
-    fn rows_end(&self, channel: &str, partition: u32, end: u64) -> Result<u64> {
+    fn rows_end(&self, graph: &Graph, channel: &str, partition: u32, end: u64) -> Result<u64> {
         let started = Instant::now();
         loop {
+            // The channel may have come since it was last looked for.
+            self.follow(graph)?;
             let read = self.channels.lock().ends.get(&(channel.to_owned(), partition)).copied().unwrap_or_default();
             if read.next >= end {
                 return Ok(read.rows_end.min(end));
