@@ -80,8 +80,7 @@ impl Client {
         self.taken.lock().remove(&(topic.clone(), partition));
     }
 
-    /// Has the client look at a topic: what it is to read may be newer than what it knows, and what it takes for missing
-    /// it looks at again only minutes later. Blocks.
+    /// Has the client look at a topic now: what it is to read may be newer than what it knows. Blocks.
     fn learn(&self, topic: &TopicName, partition: u32) -> Result<(), TopicError> {
         match partitions(&self.consumer, topic)? {
             Some(known) if known > partition => Ok(()),
@@ -236,9 +235,10 @@ impl KafkaReader {
         let found = blocking(move || {
             let found = span(&asking.consumer, &topic, partition)?;
             check_position(&topic, partition, next, found)?;
+            // Before it lets go: a reader that is asked again must still have its partition.
+            client.learn(&topic, partition)?;
             // The position is fine, so whatever it was has passed: start again from it.
             client.unassign(&topic, partition);
-            client.learn(&topic, partition)?;
             client.assign(&topic, partition, next)
         })
         .await;
