@@ -140,7 +140,7 @@ impl Observer {
         Ok(marks)
     }
 
-    /// Where the last message with rows before `end` ends: storage has a quarter of a minute for others.
+    /// Where the last message with rows before `end` ends: storage has `storage.quiet_age` for others.
     fn rows_end(&self, graph: &Graph, channel: &str, partition: u32, end: u64) -> Result<u64> {
         let started = Instant::now();
         loop {

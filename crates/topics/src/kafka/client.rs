@@ -1,7 +1,7 @@
 //! What all clients of librdkafka have in common: a quiet log, and errors with a class.
 //!
-//! Invariant: however loud librdkafka is and however many clients a process has (one for each partition it reads, and
-//! some more), all together log at most once a second of each kind. One of its lines is more than a line:
+//! Invariant: however loud librdkafka is and however many clients a process has, all together log at most once a second
+//! of each kind. One of its lines is more than a line:
 //! it says that a topic was deleted and created again, which librdkafka knows (by the topic's id) and tells nowhere else.
 
 use std::collections::BTreeMap;
