@@ -1,13 +1,19 @@
 //! Numbers that their column does not hold exactly: a fraction where a whole number is declared, more decimals than a
-//! DECIMAL has. They are rejected, since arrow-json would cut them off.
+//! DECIMAL has, one beyond what a time or a float holds. They are rejected, since arrow-json would cut them off or take the
+//! nearest.
 //!
 //! The invariant: no value changes silently. Bytes are looked over for numbers that may be at fault, which costs next to
-//! nothing where there are few fractions; only rows with such a number are parsed again and judged by their columns.
+//! nothing where there are few fractions, and what came of them for the ends of what columns hold; only rows with such a
+//! number are parsed again and judged by their columns.
 //! Deliberately absent: fractions of whole numbers in quotes, which arrow-json refuses by itself.
 
 use std::collections::BTreeMap;
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::{
+    array::{Array, AsArray},
+    datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, SchemaRef, TimestampMicrosecondType},
+    record_batch::RecordBatch,
+};
 use memchr::memchr2_iter;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
@@ -109,6 +115,31 @@ impl ExactNumbers {
     }
 }
 
+/// Whether something, at any depth, is the first or the last that its type holds: arrow-json takes these for what is
+/// beyond, where it does not refuse that.
+pub(super) fn has_outermost(batch: &RecordBatch) -> bool {
+    batch.columns().iter().any(|column| holds_outermost(column.as_ref()))
+}
+
+fn holds_outermost(array: &dyn Array) -> bool {
+    match array.data_type() {
+        DataType::Struct(_) => array.as_struct().columns().iter().any(|column| holds_outermost(column.as_ref())),
+        DataType::List(_) => holds_outermost(array.as_list::<i32>().values().as_ref()),
+        DataType::Timestamp(_, _) => {
+            holds_any::<TimestampMicrosecondType>(array, |time| (time == i64::MIN) | (time == i64::MAX))
+        }
+        DataType::Float32 => holds_any::<Float32Type>(array, f32::is_infinite),
+        DataType::Float64 => holds_any::<Float64Type>(array, f64::is_infinite),
+        _ => false,
+    }
+}
+
+fn holds_any<T: ArrowPrimitiveType>(array: &dyn Array, is_wanted: impl Fn(T::Native) -> bool) -> bool {
+    // All are looked at: without a way out it goes by many at once.
+    let look = |found, value: &T::Native| found | is_wanted(*value);
+    array.as_primitive_opt::<T>().is_some_and(|array| array.values().iter().fold(false, look))
+}
+
 /// The smaller of two numbers of decimals, where there are any.
 fn fewer(one: Option<usize>, other: Option<usize>) -> Option<usize> {
     one.into_iter().chain(other).min()
@@ -116,6 +147,16 @@ fn fewer(one: Option<usize>, other: Option<usize>) -> Option<usize> {
 
 fn is_whole(data_type: &DataType) -> bool {
     data_type.is_integer() || matches!(data_type, DataType::Timestamp(_, _) | DataType::Date32)
+}
+
+fn beyond(number: &str, is_beyond: bool) -> Option<String> {
+    is_beyond.then(|| format!("{number} is beyond what the column holds"))
+}
+
+/// Whether a number, in quotes perhaps, is read as infinite although it does not say so.
+fn is_infinite(text: &str, read: impl Fn(&str) -> bool) -> bool {
+    let number = text.trim_matches('"');
+    number.contains(|letter: char| letter.is_ascii_digit()) && read(number)
 }
 
 /// How many decimals a type holds, where it does not hold them all.
@@ -152,6 +193,11 @@ fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
             let is_whole = !decimals::has_more_places(text, 0) && number.abs() < EXACT_BELOW;
             (!is_whole).then(|| format!("{text} is not a whole number"))
         }
+        DataType::Timestamp(_, _) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
+            beyond(text, text.parse::<i64>().is_err())
+        }
+        DataType::Float32 => beyond(text, is_infinite(text, |number| number.parse().is_ok_and(f32::is_infinite))),
+        DataType::Float64 => beyond(text, is_infinite(text, |number| number.parse().is_ok_and(f64::is_infinite))),
         _ => None,
     }
 }
@@ -195,7 +241,7 @@ fn without_number(bytes: &[u8]) -> Option<&[u8]> {
 mod tests {
     use std::sync::Arc;
 
-    use arrow::datatypes::Schema;
+    use arrow::datatypes::{Schema, TimeUnit};
 
     use super::*;
 
@@ -205,6 +251,7 @@ mod tests {
         ExactNumbers::new(&Arc::new(Schema::new(vec![
             Field::new("id", DataType::Int64, false),
             Field::new("amount", DataType::Float64, true),
+            Field::new("at", DataType::Timestamp(TimeUnit::Microsecond, None), true),
             Field::new("place", DataType::Struct(vec![inner].into()), true),
             Field::new("items", DataType::List(item(DataType::Int64)), true),
             Field::new("price", DataType::Decimal128(10, 2), true),
@@ -255,6 +302,14 @@ mod tests {
             (r#"{"sums":{"tax":0.5},"price":0.25}"#, false, false),
             (r#"{"note":"12.255","price":1}"#, false, false),
             (r#"{"price":"12.255 Euro"}"#, true, false),
+            (r#"{"at":9223372036854775807}"#, false, false),
+            (r#"{"at":9223372036854775808}"#, false, true),
+            (r#"{"at":"2026-11-26T12:00:00Z"}"#, false, false),
+            (r#"{"at":null,"amount":null,"id":1.5e1}"#, true, false),
+            (r#"{"amount":1e308}"#, false, false),
+            (r#"{"amount":1e309}"#, false, true),
+            (r#"{"amount":"-1e309"}"#, false, true),
+            (r#"{"amount":"Infinity"}"#, false, false),
         ] {
             assert_eq!(numbers.are_in_doubt(row.as_bytes()), doubted, "{row}");
             assert_eq!(numbers.judge(row.as_bytes()).is_some(), fault, "{row}");

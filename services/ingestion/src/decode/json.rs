@@ -18,8 +18,9 @@ use arrow::{
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, exact_numbers::ExactNumbers, guarded,
-    too_many_rows, too_many_rows_reason,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS,
+    exact_numbers::{ExactNumbers, has_outermost},
+    guarded, too_many_rows, too_many_rows_reason,
 };
 use segments::{Segment, line_length, nested_too_deeply, segments, strict_end_after};
 
@@ -144,6 +145,11 @@ impl JsonDecoder {
         match flushed? {
             Some(batch) if batch.num_rows() == 1 => {
                 self.put_back(Width::Narrow, decoder);
+                if has_outermost(&batch)
+                    && let Some(verdict) = self.exact.judge(row)
+                {
+                    return Err(verdict);
+                }
                 let batch = self.shape.zoned(&batch).ok_or_else(unparsable)?;
                 Ok(Part { batch, offsets: vec![offset as i64] })
             }
@@ -344,6 +350,7 @@ impl<'a> Feeder<'a> {
     fn flush(&mut self) -> bool {
         match self.decoder.flush() {
             Ok(None) => true,
+            Ok(Some(batch)) if has_outermost(&batch) => false,
             Ok(Some(batch)) => {
                 let Some(batch) = self.shape.zoned(&batch) else { return false };
                 self.flushed_rows += batch.num_rows();

@@ -714,6 +714,43 @@ fn a_fraction_in_a_whole_number_column_rejects_its_row_and_no_other() {
 }
 
 #[test]
+fn a_number_beyond_what_its_column_holds_rejects_its_row_and_no_other() {
+    let place = DataType::Struct(vec![Field::new("far", DataType::Float32, true)].into());
+    let at = DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()));
+    let source = stage(
+        Format::Json,
+        SourceOptions::default(),
+        vec![
+            Field::new("id", DataType::Int64, false),
+            Field::new("at", at.clone(), true),
+            Field::new("ats", DataType::List(Arc::new(Field::new("item", at, true))), true),
+            Field::new("amount", DataType::Float64, true),
+            Field::new("place", place, true),
+        ],
+    );
+    let (good, bad) = (None::<&str>, Some);
+    let values = [
+        (r#""at":1"#, good),
+        (r#""at":18446744073709551615"#, bad("column `at`: 18446744073709551615 is beyond what the column holds")),
+        (r#""at":-9223372036854775809"#, bad("column `at`: -9223372036854775809 is beyond what the column holds")),
+        (r#""at":9223372036854775807"#, good),
+        (r#""at":1e300"#, bad("column `at`: 1e300 is not a whole number")),
+        (r#""ats":[1,9223372036854775808]"#, bad("column `ats`: 9223372036854775808 is beyond what the column holds")),
+        (r#""amount":1e308"#, good),
+        (r#""amount":1e309"#, bad("column `amount`: 1e309 is beyond what the column holds")),
+        (r#""place":{"far":1e39}"#, bad("column `place`: 1e39 is beyond what the column holds")),
+    ];
+    let lines: Vec<_> = values.iter().enumerate().map(|(id, (value, _))| format!("{{\"id\":{id},{value}}}")).collect();
+    for run in [messages(&lines), messages(&[lines.join("\n")])] {
+        let decoded = decode(&source, &run);
+        let kept: Vec<_> = ids(&decoded).into_iter().map(|(_, id)| id).collect();
+        assert_eq!(kept, [0, 3, 6]);
+        let reasons: Vec<_> = decoded.rejected.iter().map(|row| row.reason.as_str()).collect();
+        assert_eq!(reasons, values.iter().filter_map(|(_, reason)| *reason).collect::<Vec<_>>());
+    }
+}
+
+#[test]
 fn a_number_with_more_decimals_than_its_column_holds_rejects_its_row_and_no_other() {
     let amounts = ["1.25", "1.255", "0.001", "1.250", "-12e-1"];
     let json_lines: Vec<_> =
