@@ -60,7 +60,7 @@ async fn when_replayed(
     request: Request,
     next: Next,
 ) -> Result<Response, QueryError> {
-    catalog::when_replayed(&state.catalog).await?;
+    catalog::when_replayed(&state.catalog).await.inspect_err(|_| metrics::query_rejected("catalog"))?;
     Ok(next.run(request).await)
 }
 

@@ -25,7 +25,7 @@ pub(crate) fn describe(running_limit: usize) {
     describe_counter!(BYTES, Unit::Bytes, "Bytes of answers sent, encoded");
     describe_gauge!(RUNNING, Unit::Count, "Queries being planned or executed");
     describe_gauge!(RUNNING_LIMIT, Unit::Count, "Most queries that may run at a time");
-    describe_counter!(REJECTED, Unit::Count, "Queries turned away before they ran, by reason");
+    describe_counter!(REJECTED, Unit::Count, "Requests turned away before they ran, by reason");
     describe_counter!(FILES, Unit::Count, "Files of scanned tables: read, or skipped by the Delta log alone");
     describe_gauge!(TAILS, Unit::Count, "Live tails being served");
     describe_gauge!(LEDGER_ROWS, Unit::Count, "Rows of a source or view, by where they are: read, stored, and so on");
