@@ -11,7 +11,7 @@ fmt:
 # Formatting and lints, as strict as CI.
 lint:
     cargo fmt --check
-    cargo clippy --workspace --all-targets -- -D warnings
+    cargo clippy --workspace --all-targets --features benches/stores -- -D warnings
 
 # All tests. Real Kafka, S3 and Delta readers take part where they can be had; see CONTRIBUTING.md.
 test:

@@ -10,6 +10,8 @@ mod path;
 mod stages;
 mod stand;
 mod stopwatch;
+#[cfg(feature = "stores")]
+mod stores;
 
 use clap::{Parser, Subcommand};
 
@@ -30,6 +32,9 @@ struct Arguments {
 enum Command {
     /// Decode, codec, topics, transform, Parquet, commit: each by itself
     Stages,
+    /// The store of the embedded log beside another
+    #[cfg(feature = "stores")]
+    Stores,
     /// JSON in a topic → committed rows, through separate processes on Kafka, or one on the embedded log
     Path(path::PathArguments),
     /// Produce → visible in SELECT, at a steady rate
@@ -42,6 +47,8 @@ fn main() -> anyhow::Result<()> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     match Arguments::parse().command {
         Command::Stages => stages::run(&runtime),
+        #[cfg(feature = "stores")]
+        Command::Stores => stores::run(),
         Command::Path(arguments) => path::run(&runtime, &arguments),
         Command::Latency(arguments) => latency::run(&runtime, &arguments),
         Command::Idle => path::idle(),

@@ -27,7 +27,8 @@ use crate::{
     stopwatch::{Figure, print_head, repeat},
 };
 
-const ROWS: usize = 8192;
+/// Rows of one batch.
+pub(crate) const ROWS: usize = 8192;
 
 /// The pipeline of all benches: bids as they come, and a view that computes and filters.
 pub(crate) const PIPELINE: &str = "
@@ -55,8 +56,13 @@ pub(crate) fn run(runtime: &Runtime) -> Result<()> {
     transform(&graph, &batch)?;
     parquet(runtime, &graph, &mut bids, limit)?;
     commit(runtime, &batch)?;
-    topics(runtime, &batch)?;
-    embedded_stores(&batch)
+    topics(runtime, &batch)
+}
+
+/// A batch as ingestion makes it.
+#[cfg(feature = "stores")]
+pub(crate) fn sample() -> Result<RecordBatch> {
+    decoded(&graph()?, &Bids::with_time(1, TimeStyle::EpochMicros).lines(ROWS))
 }
 
 fn graph() -> Result<Graph> {
@@ -267,7 +273,8 @@ async fn append_all(appender: Arc<dyn Appender>, topic: &TopicName, payload: &By
     Ok(())
 }
 
-fn timed(name: &str, rows: u64, bytes: u64, work: impl FnOnce() -> Result<()>) -> Result<()> {
+/// Does `work` once and prints what it took.
+pub(crate) fn timed(name: &str, rows: u64, bytes: u64, work: impl FnOnce() -> Result<()>) -> Result<()> {
     let before = testkit::process::Usage::of(std::process::id())?.cpu;
     let started = std::time::Instant::now();
     work()?;
@@ -275,40 +282,4 @@ fn timed(name: &str, rows: u64, bytes: u64, work: impl FnOnce() -> Result<()>) -
     let cpu = testkit::process::Usage::of(std::process::id())?.cpu - before;
     Figure { name: name.to_owned(), rows, bytes, wall, cpu }.print(None);
     Ok(())
-}
-
-/// The embedded log's store against another well-kept one, at what the log asks of it: large values, in order, durable
-/// in groups.
-fn embedded_stores(batch: &RecordBatch) -> Result<()> {
-    const GROUPS: u64 = 60;
-    const GROUP: u64 = 8;
-    let payload = encode_stream(&batch.slice(0, ROWS / 2), Compression::None)?;
-    let (rows, bytes) = (GROUPS * GROUP * ROWS as u64 / 2, GROUPS * GROUP * payload.len() as u64);
-    let folder = tempfile::tempdir()?;
-    let fjall = fjall::Database::builder(folder.path().join("fjall")).open()?;
-    let messages = fjall.keyspace("messages", fjall::KeyspaceCreateOptions::default)?;
-    timed("append in groups of 8, fjall alone", rows, bytes, || {
-        for group in 0..GROUPS {
-            for member in 0..GROUP {
-                messages.insert((group * GROUP + member).to_be_bytes(), payload.as_ref())?;
-            }
-            fjall.persist(fjall::PersistMode::SyncAll)?;
-        }
-        Ok(())
-    })?;
-    let redb = redb::Database::create(folder.path().join("redb"))?;
-    let table: redb::TableDefinition<'_, u64, &[u8]> = redb::TableDefinition::new("messages");
-    timed("append in groups of 8, redb alone", rows, bytes, || {
-        for group in 0..GROUPS {
-            let write = redb.begin_write()?;
-            {
-                let mut messages = write.open_table(table)?;
-                for member in 0..GROUP {
-                    messages.insert(group * GROUP + member, payload.as_ref())?;
-                }
-            }
-            write.commit()?;
-        }
-        Ok(())
-    })
 }
