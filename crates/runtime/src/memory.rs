@@ -5,8 +5,8 @@
 //! So nobody waits in a circle. Bodies may take three quarters at most: slow clients never stop the tasks, whose memory
 //! comes back as fast as the log takes rows.
 //!
-//! Deliberately absent: what a log reads ahead (`log.fetch_bytes_per_partition`), which a task that waits may have been
-//! handed already, and what it has in flight (`log.max_inflight_bytes`).
+//! Deliberately absent: what a log reads ahead of each partition (`log.fetch_bytes_per_partition`), which a task that
+//! waits may have been handed already. There is room for a dozen; how many there will be, nobody knows at the start.
 
 use std::sync::Arc;
 
@@ -19,8 +19,8 @@ use crate::{config::LogConfig, units::ByteSize};
 const UNIT_BYTES: usize = 1 << 10;
 /// What a message takes beside its payload.
 const MESSAGE_BYTES: usize = 256;
-/// What a process takes that has nothing to do.
-const PROGRAM_BYTES: usize = 64 << 20;
+/// What a process takes that has nothing to do (50 to 75 MiB were seen), and what it reads ahead of a dozen partitions.
+const PROGRAM_BYTES: usize = 96 << 20;
 
 /// The budget. Cheap to clone; clones share it.
 #[derive(Clone, Debug)]

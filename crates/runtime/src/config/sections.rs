@@ -55,11 +55,11 @@ settings! {
         /// messages of a service that is down at busy times.
         pub channel_retention_bytes: Option<ByteSize> = None; example "\"10GiB\"",
         /// Bytes sent to the log and not yet durable, for the whole process. Over it, senders wait.
-        /// "64MiB" keeps a broker 10 ms away busy at several GB/s.
-        pub max_inflight_bytes: ByteSize = ByteSize::mebibytes(64),
-        /// Bytes read ahead per partition. "8MiB" is about nine full messages: enough to hide a fetch, small enough
-        /// that a process may own hundreds of partitions.
-        pub fetch_bytes_per_partition: ByteSize = ByteSize::mebibytes(8),
+        /// "32MiB" keeps a broker 10 ms away busy at 3 GB/s.
+        pub max_inflight_bytes: ByteSize = ByteSize::mebibytes(32),
+        /// Bytes read ahead per partition. "2MiB" is about two full messages: enough to hide a fetch, small enough
+        /// that a process may own a hundred partitions. More helps where brokers are far away.
+        pub fetch_bytes_per_partition: ByteSize = ByteSize::mebibytes(2),
     }
 }
 
@@ -104,8 +104,9 @@ settings! {
         /// Bytes of one HTTP body after decompression. Four times the body: ordinary events compress that well,
         /// and a bomb far better.
         pub max_decompressed_bytes: ByteSize = ByteSize::mebibytes(256),
-        /// Bytes of the process: rows and bodies held, rows in flight to the log, and 64 MiB for the program itself. Over
-        /// it, input waits. "512MiB" fits a small container. What is fetched ahead of each partition comes on top.
+        /// Bytes of the process: rows and bodies held, rows in flight to the log, and 96 MiB for the program itself and
+        /// what it reads ahead of a dozen partitions. Over it, input waits. "512MiB" fits a small container. Of many
+        /// partitions, `log.fetch_bytes_per_partition` for each more comes on top.
         pub memory: ByteSize = ByteSize::mebibytes(512),
         /// How often a task writes down how far it is. "10s" is at most that much work done again after a crash.
         pub checkpoint_every: Duration = Duration::secs(10),
@@ -117,9 +118,9 @@ settings! {
     pub struct TransformationConfig["transformation"] {
         /// Where health and metrics are. This machine only, because there is no login yet.
         pub listen: String = String::from("127.0.0.1:8082"),
-        /// Bytes of the process: rows held from read to written, rows in flight to the log, and 64 MiB for the program
-        /// itself. Over it, tasks wait. "256MiB" fits a small container. What is fetched ahead of each partition comes
-        /// on top.
+        /// Bytes of the process: rows held from read to written, rows in flight to the log, and 96 MiB for the program
+        /// itself and what it reads ahead of a dozen partitions. Over it, tasks wait. "256MiB" fits a small container. Of
+        /// many partitions, `log.fetch_bytes_per_partition` for each more comes on top.
         pub memory: ByteSize = ByteSize::mebibytes(256),
         /// How often a task writes down how far it is. "10s" is at most that much work done again after a crash.
         pub checkpoint_every: Duration = Duration::secs(10),
@@ -142,7 +143,8 @@ settings! {
         /// and the ledger then shows nothing on its way. "15s" is longer than the pause between two checkpoints, which
         /// would each be a commit otherwise.
         pub quiet_age: Duration = Duration::secs(15),
-        /// Bytes buffered over all tables. Over it, the largest table is committed early. "1GiB" is sixteen full files.
+        /// Bytes of the process. A quarter may be buffered, over all tables; over that, each table is committed early.
+        /// "1GiB" has room for four full files, the next four on their way to the store, and encoding.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// ZSTD level of Parquet files, 1 to 22. 1, because level 3 costs 1.6 times the CPU for 1 % of the bytes.
         pub compression_level: i32 = 1,

@@ -19,8 +19,8 @@ default_partitions = 3
 create_missing_topics = false
 channel_retention_age = "2d"
 channel_retention_bytes = "10GiB"
-max_inflight_bytes = "32MiB"
-fetch_bytes_per_partition = "2MiB"
+max_inflight_bytes = "16MiB"
+fetch_bytes_per_partition = "4MiB"
 
 [store]
 url = "s3://lake/tables"

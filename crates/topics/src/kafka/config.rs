@@ -67,8 +67,8 @@ impl Default for KafkaConfig {
         Self {
             brokers: "127.0.0.1:9092".to_owned(),
             properties: BTreeMap::new(),
-            max_inflight_bytes: 64 << 20,
-            fetch_bytes_per_partition: 8 << 20,
+            max_inflight_bytes: 32 << 20,
+            fetch_bytes_per_partition: 2 << 20,
             client_id: "tailwater".to_owned(),
         }
     }
@@ -173,7 +173,7 @@ impl KafkaConfig {
             ("enable.partition.eof", "false".to_owned()),
             // One fetch may come on top of a queue that is all but full: half and half.
             ("queued.max.messages.kbytes", (half / 1024).to_string()),
-            ("queued.min.messages", (half / 1024).clamp(100, 100_000).to_string()),
+            ("queued.min.messages", (half / 512).clamp(100, 100_000).to_string()),
             ("fetch.message.max.bytes", half.to_string()),
             ("fetch.max.bytes", (half * 4).clamp(1 << 20, 50 << 20).to_string()),
             // What a client takes for missing, or has no leader for, it looks at again this often instead of every five
