@@ -227,6 +227,11 @@ impl KafkaReader {
         batch
     }
 
+    fn assign_anew(&self) -> Result<(), TopicError> {
+        self.client.unassign(&self.topic, self.partition);
+        self.client.assign(&self.topic, self.partition, self.next)
+    }
+
     /// Finds out what a failure means: retention, a topic that is gone, or something that passes.
     async fn diagnose(&mut self, error: KafkaError) -> TopicError {
         let (topic, partition, next) = (self.topic.clone(), self.partition, self.next);
@@ -236,12 +241,12 @@ impl KafkaReader {
             let found = span(&asking.consumer, &topic, partition)?;
             check_position(&topic, partition, next, found)?;
             // Before it lets go: a reader that is asked again must still have its partition.
-            client.learn(&topic, partition)?;
-            // The position is fine, so whatever it was has passed: start again from it.
-            client.unassign(&topic, partition);
-            client.assign(&topic, partition, next)
+            client.learn(&topic, partition)
         })
-        .await;
+        .await
+        // The position is fine, so whatever it was has passed: start again from it. Not on the other thread, which goes
+        // on where this call is dropped, and may come back when the next reader has the partition.
+        .and_then(|()| self.assign_anew());
         let doing = || format!("read `{}`/{} at {}", self.topic, self.partition, next);
         self.failure = None;
         match found {

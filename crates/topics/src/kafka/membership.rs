@@ -35,6 +35,7 @@ pub(super) type Leaving = Arc<Mutex<Vec<JoinHandle<()>>>>;
 struct Rebalances {
     quiet: Quiet,
     commits: Throttle,
+    topics: Throttle,
     state: watch::Sender<State>,
 }
 
@@ -45,6 +46,11 @@ struct State {
 }
 
 impl Rebalances {
+    fn new(state: watch::Sender<State>) -> Self {
+        let (commits, topics) = (Throttle::once_a_second(), Throttle::once_a_second());
+        Self { quiet: Quiet::new("member"), commits, topics, state }
+    }
+
     fn assigned(
         &self,
         consumer: &BaseConsumer<Self>,
@@ -72,6 +78,12 @@ impl Rebalances {
     /// Errors that do not pass are told to the member; the others are in the log already.
     fn take_failure(&self, group: &str, error: KafkaError) {
         let fatal = matches!(error, KafkaError::MessageConsumptionFatal(_));
+        if !fatal && is_of_one_topic(&error) {
+            if let Some(held_back) = self.topics.pass() {
+                tracing::warn!(group, %error, held_back, "a topic of the group is out of reach; the others go on");
+            }
+            return;
+        }
         if fatal || error.rdkafka_error_code().is_some_and(needs_a_person) {
             let fix = match error.rdkafka_error_code() {
                 Some(RDKafkaErrorCode::FencedInstanceId) => {
@@ -128,6 +140,12 @@ impl ConsumerContext for Rebalances {
     }
 }
 
+/// Says nothing about the place in the group: whoever needs the topic finds out about it, and the others have theirs.
+fn is_of_one_topic(error: &KafkaError) -> bool {
+    let code = error.rdkafka_error_code();
+    matches!(code, Some(RDKafkaErrorCode::TopicAuthorizationFailed | RDKafkaErrorCode::InvalidTopic))
+}
+
 fn places(list: &TopicPartitionList) -> Owned {
     let elements = list.elements();
     let places = elements.iter().filter_map(|element| {
@@ -158,7 +176,7 @@ impl Member {
         if topics.is_empty() {
             changes.mark_changed();
         }
-        let context = Rebalances { quiet: Quiet::new("member"), commits: Throttle::once_a_second(), state };
+        let context = Rebalances::new(state);
         let consumer: BaseConsumer<Rebalances> = config
             .member(group)
             .create_with_context(context)
@@ -241,5 +259,23 @@ impl Drop for Member {
         let mut leaving = self.leaving.lock();
         leaving.retain(|thread| !thread.is_finished());
         leaving.extend(self.polling.take());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_is_out_of_reach_costs_no_place_in_the_group() {
+        let (state, states) = watch::channel(State::default());
+        let member = Rebalances::new(state);
+        let own = (TopicName::new("shop.orders").expect("valid"), 0);
+        member.publish(|state| state.owned.extend([own.clone()]));
+        member.take_failure("storage", KafkaError::MessageConsumption(RDKafkaErrorCode::TopicAuthorizationFailed));
+        assert_eq!(states.borrow().owned, Owned::from([own]));
+        assert!(states.borrow().failure.is_none());
+        member.take_failure("storage", KafkaError::MessageConsumption(RDKafkaErrorCode::GroupAuthorizationFailed));
+        assert!(states.borrow().failure.is_some());
     }
 }
