@@ -35,6 +35,7 @@ pub use ambient::Clock;
 pub use append::{Advance, Commit, CommitOutcome, DataFile};
 pub use checkpoints::Checkpoints;
 pub use error::LakeError;
+pub use partitions::rows_without_partition;
 pub use progress::Progress;
 pub use read::{FileEntry, FileStats, Snapshot};
 pub use schema::{from_delta_schema, to_delta_schema};

@@ -9,7 +9,8 @@ use std::{collections::HashMap, fmt::Write};
 use arrow::{
     array::{Array, AsArray, RecordBatch, StringArray, StringBuilder, UInt32Array},
     datatypes::{
-        DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type, TimestampMicrosecondType,
+        ArrowPrimitiveType, DataType, Date32Type, Decimal128Type, Int8Type, Int16Type, Int32Type, Int64Type,
+        TimestampMicrosecondType,
     },
 };
 
@@ -44,6 +45,22 @@ pub(crate) fn group(batch: &RecordBatch, columns: &[usize]) -> Result<Vec<(Parti
     keyed.sort_unstable_by_key(|(_, place)| *place);
     let owned = |key: Vec<Option<&str>>| key.into_iter().map(|value| value.map(str::to_owned)).collect();
     Ok(keyed.into_iter().zip(groups).map(|((key, _), rows)| (owned(key), UInt32Array::from(rows))).collect())
+}
+
+/// Rows, in order, whose value in a partition column no partition can be named after: dates and times outside the years
+/// 0 to 9999. One of them keeps its batch from being written.
+pub fn rows_without_partition(column: &dyn Array) -> Vec<usize> {
+    match column.data_type() {
+        DataType::Date32 => rows_where::<Date32Type>(column, |day| !text::DAYS.contains(&day)),
+        DataType::Timestamp(_, _) => rows_where::<TimestampMicrosecondType>(column, |at| !text::MICROS.contains(&at)),
+        _ => Vec::new(),
+    }
+}
+
+fn rows_where<T: ArrowPrimitiveType>(column: &dyn Array, is_wanted: impl Fn(T::Native) -> bool) -> Vec<usize> {
+    let Some(column) = column.as_primitive_opt::<T>() else { return Vec::new() };
+    let wanted = column.iter().enumerate().filter(|(_, value)| value.is_some_and(&is_wanted));
+    wanted.map(|(row, _)| row).collect()
 }
 
 /// `country=AT/day=2024-02-29`, with everything escaped that is not plain.

@@ -3,7 +3,13 @@
 //! Exact: what is written parses back to the same value. A value without such a form (a year beyond 9999) yields
 //! `None`, and the caller does without.
 
+use std::ops::RangeInclusive;
+
 use chrono::{DateTime, Datelike, NaiveDate, NaiveDateTime};
+
+/// Days and microseconds since 1970 that have a form: of the years 0 to 9999.
+pub(crate) const DAYS: RangeInclusive<i32> = -719_528..=2_932_896;
+pub(crate) const MICROS: RangeInclusive<i64> = -62_167_219_200_000_000..=253_402_300_799_999_999;
 
 /// `2024-02-29`.
 pub(crate) fn date(days: i32) -> Option<String> {
@@ -65,6 +71,20 @@ mod tests {
             assert_eq!(decimal(unscaled, scale), expected);
         }
         assert_eq!(decimal(i128::from(i64::MAX) * 1_000, 3), "9223372036854775807.000");
+    }
+
+    #[test]
+    fn the_ends_of_what_has_a_form_are_known() {
+        for (day, has_form) in
+            [(*DAYS.start(), true), (*DAYS.end(), true), (DAYS.start() - 1, false), (DAYS.end() + 1, false)]
+        {
+            assert_eq!(date(day).is_some(), has_form, "{day}");
+        }
+        for (at, has_form) in
+            [(*MICROS.start(), true), (*MICROS.end(), true), (MICROS.start() - 1, false), (MICROS.end() + 1, false)]
+        {
+            assert_eq!(timestamp(at).is_some(), has_form, "{at}");
+        }
     }
 
     #[test]

@@ -54,6 +54,8 @@ pub struct ViewStage {
     pub channel: String,
     pub rejected: String,
     pub branches: Vec<Branch>,
+    /// Columns that the table's files are divided by.
+    pub partition_by: Vec<String>,
     /// The column that is a copy of its inputs' event time in every branch.
     pub event_time: Option<String>,
     pub bounds: Vec<String>,
@@ -212,6 +214,7 @@ impl<'a> PipelineCompiler<'a> {
             channel: channel(self.pipeline, name, definition.incarnation),
             rejected: rejected_channel(self.pipeline, name, definition.incarnation),
             branches: branches.collect(),
+            partition_by: options.partition_by.clone(),
             event_time,
             bounds: options.bounds.clone(),
         });

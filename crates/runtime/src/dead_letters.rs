@@ -2,7 +2,7 @@
 //!
 //! Bytes too long for one row of a message continue in following rows (`part` 1, 2, …), so nothing is cut off.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use arrow::{
     array::{
@@ -18,6 +18,9 @@ use crate::channel_writer::Rows;
 
 /// Longest stretch of bytes in one row: two fit a message with room for the rest.
 const MAX_PART_BYTES: usize = 400 << 10;
+
+/// Longest reason: it is repeated in every row of a letter, and a library may quote the whole value in it.
+const MAX_REASON_BYTES: usize = 1 << 10;
 
 /// One row (or message) that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -44,6 +47,13 @@ pub struct DeadLetter {
 pub(crate) fn letters_in(rows: &RecordBatch) -> u64 {
     let parts = rows.column_by_name("part").and_then(|parts| parts.as_primitive_opt::<Int32Type>());
     parts.map_or(0, |parts| parts.values().iter().filter(|&&part| part == 0).count() as u64)
+}
+
+fn shortened(reason: &str) -> Cow<'_, str> {
+    if reason.len() <= MAX_REASON_BYTES {
+        return Cow::Borrowed(reason);
+    }
+    Cow::Owned(format!("{}…", &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]))
 }
 
 /// Builds rows of a rejected channel.
@@ -96,7 +106,7 @@ impl DeadLetters {
         self.offset.append_value(i64::try_from(letter.offset).unwrap_or(i64::MAX));
         self.line.append_option(letter.line.and_then(|line| i32::try_from(line).ok()));
         self.column.append_option(letter.column.as_deref());
-        self.reason.append_value(&letter.reason);
+        self.reason.append_value(shortened(&letter.reason));
         self.bytes.append_value(bytes);
         self.part.append_value(part);
         let produced_at = self.produced_at.get_or_insert_default();

@@ -20,6 +20,7 @@ pub mod memory;
 pub mod metrics;
 pub mod process;
 pub mod retry;
+pub mod row_limits;
 pub mod signal;
 pub mod supervisor;
 pub mod tasks;

@@ -15,7 +15,7 @@ mod csv;
 mod decimals;
 mod exact_numbers;
 mod json;
-mod oversized;
+mod unstorable;
 
 use std::{
     panic::{AssertUnwindSafe, catch_unwind},
@@ -30,6 +30,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use pipeline::{Format, SourceStage, UnknownColumns};
+use runtime::row_limits::RowLimits;
 use topics::Message;
 
 use self::{arrow_stream::ArrowDecoder, csv::CsvDecoder, json::JsonDecoder};
@@ -183,14 +184,15 @@ pub struct Decoder {
     usual: Encoding,
     csv_header: bool,
     schema: SchemaRef,
-    max_row_bytes: usize,
+    limits: RowLimits,
     json: JsonDecoder,
     csv: CsvDecoder,
     arrow: ArrowDecoder,
 }
 
 impl Decoder {
-    /// A decoder for `source`. A row that alone would not fit a channel's message of `max_message_bytes` is rejected.
+    /// A decoder for `source`. A row that alone would not fit a channel's message of `max_message_bytes`, or that
+    /// has no place among the partitions of the table, is rejected.
     pub fn new(source: &SourceStage, max_message_bytes: usize) -> Self {
         let options = &source.spec.options;
         let shape = Shape {
@@ -208,7 +210,7 @@ impl Decoder {
             usual,
             csv_header: options.csv_header,
             schema: Arc::clone(&source.schema),
-            max_row_bytes: max_message_bytes,
+            limits: RowLimits::new(max_message_bytes, &options.partition_by),
             json: JsonDecoder::new(shape.clone()),
             csv: CsvDecoder::new(shape.clone()),
             arrow: ArrowDecoder::new(shape),
@@ -234,7 +236,7 @@ impl Decoder {
             self.decode_alike(encoding, group, &mut output);
             rest = after;
         }
-        oversized::reject(&mut output, run, self.max_row_bytes);
+        unstorable::reject(&mut output, run, &self.limits);
         output.parts = merge_small(&self.schema, output.parts);
         output
     }

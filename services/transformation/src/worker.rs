@@ -10,8 +10,9 @@ use std::{
 };
 
 use arrow::{
-    array::{Int64Array, RecordBatch},
-    compute::concat_batches,
+    array::{BooleanArray, Int64Array, RecordBatch},
+    buffer::BooleanBuffer,
+    compute::{concat_batches, filter_record_batch},
     datatypes::SchemaRef,
 };
 use batch::{Limits, decode_batch, decode_envelope, rows_from, without_offsets};
@@ -28,6 +29,7 @@ use runtime::{
     input::Input,
     memory::{Memory, RunShare},
     retry::TaskError,
+    row_limits::RowLimits,
     supervisor::{Progress, Settlements},
     tasks::{Stop, compute},
     telemetry::{self, names},
@@ -70,6 +72,7 @@ impl Assignment {
 pub(crate) struct Worker {
     assignment: Arc<Assignment>,
     program: RowProgram,
+    limits: RowLimits,
     reader: Box<dyn Reader>,
     writer: ChannelWriter,
     checkpoints: Checkpoints,
@@ -111,9 +114,11 @@ impl Worker {
         let outputs = Outputs::ensure(config, edges, &assignment).await?;
         let writer = outputs.writer(config, edges, &assignment, &state);
         let share = memory.run(READ_FACTOR);
+        let limits = RowLimits::new(config.ingestion.max_message_bytes.as_usize(), &assignment.view.partition_by);
         tracing::info!(task = assignment.key(), position = %state.position, "transformation task started");
         Ok(Self {
             program,
+            limits,
             reader,
             writer,
             checkpoints,
@@ -215,7 +220,7 @@ impl Worker {
         }
         let started = Clock::now();
         let (input, _) = without_offsets(rows).map_err(TaskError::stop)?;
-        let (good, bad) = self.run_program(&input)?;
+        let (good, bad) = self.sift(&input)?;
         let unit = i64::try_from(message.offset).map_err(TaskError::stop)?;
         let counts = Totals {
             read: input.num_rows() as u64,
@@ -235,6 +240,22 @@ impl Worker {
         self.state.totals += counts;
         record(&counts, started.elapsed());
         Ok(())
+    }
+
+    /// The rows of the view, without those that could not be stored, and which rows of the input are at fault and why.
+    fn sift(&self, input: &RecordBatch) -> Result<(RecordBatch, Vec<(usize, String)>), TaskError> {
+        let (good, bad) = self.run_program(input)?;
+        let faults = self.limits.faults(&good);
+        if faults.is_empty() {
+            return Ok((good, bad));
+        }
+        // Which row of the input each came from is not kept where all is well: it costs more.
+        let (good, mut bad, origins) = self.program.run_each(input.clone()).map_err(engine_error)?;
+        bad.extend(faults.iter().map(|(row, fault)| (origins[*row], fault.to_string())));
+        bad.sort_by_key(|(row, _)| *row);
+        let stays = |row: usize| faults.binary_search_by_key(&row, |(row, _)| *row).is_err();
+        let stays = BooleanArray::new(BooleanBuffer::collect_bool(good.num_rows(), stays), None);
+        Ok((filter_record_batch(&good, &stays).map_err(TaskError::stop)?, bad))
     }
 
     /// The whole batch at once; only where a row is at fault are rows told apart, which costs more.

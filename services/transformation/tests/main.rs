@@ -41,9 +41,13 @@ struct World {
 
 impl World {
     async fn new() -> Self {
+        Self::with(SQL).await
+    }
+
+    async fn with(sql: &str) -> Self {
         let world = Self { log: Arc::new(MemoryLog::new()), lake: Lake::memory() };
         world.log.create(&topic(INPUT), &TopicSettings { partitions: 2, ..TopicSettings::default() }).await.unwrap();
-        let files = vec![ApplyFile { file: "words.sql".into(), text: SQL.into() }];
+        let files = vec![ApplyFile { file: "words.sql".into(), text: sql.into() }];
         let request = ApplyRequest { pipeline: "test".into(), files, replace: false, drop: false, dry_run: false };
         catalog::apply(world.log.as_ref(), &request).await.unwrap();
         world
@@ -63,6 +67,13 @@ impl World {
 
     /// Writes words to an input partition; every tenth is not a number.
     async fn write_words(&self, partition: u32, from: u64, to: u64) {
+        let words = (from..to).map(|id| if id % 10 == 0 { "ten".to_owned() } else { id.to_string() });
+        self.write(partition, from, words.collect()).await;
+    }
+
+    /// Writes rows to an input partition, with ids from `from` on.
+    async fn write(&self, partition: u32, from: u64, words: Vec<String>) {
+        let to = from + words.len() as u64;
         let target = |channel: &str, schema: SchemaRef| PortTarget { topic: topic(channel), partition, schema };
         let options = ChannelWriterOptions {
             writer: Writer::new(format!("test.words/{partition}")),
@@ -77,7 +88,6 @@ impl World {
         checkpoint.outputs.insert("data".into(), Position::at(from));
         let mut writer = ChannelWriter::new(self.log.appender(), options, &checkpoint);
         let numbers = || (from..to).map(|number| number as i64);
-        let words = numbers().map(|id| if id % 10 == 0 { "ten".to_owned() } else { id.to_string() });
         let columns: Vec<ArrayRef> =
             vec![Arc::new(Int64Array::from_iter_values(numbers())), Arc::new(StringArray::from_iter_values(words))];
         let data = Rows {
@@ -165,6 +175,45 @@ fn expected() -> Vec<(i64, i64)> {
     let mut rows: Vec<(i64, i64)> = parsed.chain((0..100).map(|id| (-id, id * 10))).collect();
     rows.sort_unstable();
     rows
+}
+
+/// Letters that do not compress.
+fn noise(length: usize) -> String {
+    let mut state = 1_u64;
+    let letters = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b'a' + (state >> 60) as u8)
+    });
+    letters.take(length).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_row_that_becomes_too_large_for_a_message_is_rejected_and_its_neighbours_go_on() {
+    let world = World::with(
+        "CREATE SOURCE words (id BIGINT NOT NULL, word VARCHAR) WITH (format = 'json');
+        CREATE MATERIALIZED VIEW numbers AS
+          SELECT id, word || word AS twice FROM words UNION ALL SELECT CAST(word AS BIGINT) AS id, word AS twice FROM words;",
+    )
+    .await;
+    world.write(0, 0, vec!["1".into(), noise(500_000), "3".into()]).await;
+    let service = world.transformation();
+    let is_through = async {
+        while world.read(REJECTED).await.0.iter().map(RecordBatch::num_rows).sum::<usize>() < 4 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(20), is_through).await.expect("two letters of two parts each");
+    service.finish(Duration::from_secs(10)).await.unwrap();
+    let rows: usize = world.read(OUTPUT).await.0.iter().map(RecordBatch::num_rows).sum();
+    assert_eq!(rows, 4);
+    let letters = world.read(REJECTED).await.0;
+    let reasons = letters.iter().flat_map(|batch| batch.column_by_name("reason").unwrap().as_string::<i32>().iter());
+    let reasons: Vec<&str> = reasons.flatten().collect();
+    assert!(reasons.iter().any(|reason| reason.contains("a message may hold 895904")), "{reasons:?}");
+    assert!(
+        reasons.iter().any(|reason| reason.starts_with("cannot cast string") && reason.ends_with('…')),
+        "{reasons:?}"
+    );
 }
 
 async fn write_all(world: &World) {
