@@ -35,9 +35,10 @@ pub(crate) struct FlushPolicy {
     pub(crate) quiet_age: Duration,
 }
 
-/// Encoded bytes held by all tables of the process; over the limit, each table flushes what it has.
+/// Encoded bytes held by all tables of the process, buffered or on their way to the store. Over the limit, each table
+/// flushes what it has, and one that is flushing takes nothing more.
 ///
-/// The limit is a quarter of `storage.memory`: a flush under way holds its files too, and encoding needs room beside.
+/// The limit is half of `storage.memory`: encoding, reading and the program need the rest.
 #[derive(Clone, Debug)]
 pub(crate) struct SharedMemory {
     held: Arc<AtomicUsize>,
@@ -46,20 +47,38 @@ pub(crate) struct SharedMemory {
 
 impl SharedMemory {
     pub(crate) fn new(memory: usize) -> Self {
-        Self { held: Arc::default(), limit: memory / 4 }
+        Self { held: Arc::default(), limit: memory / 2 }
     }
 
-    /// One table's share went from `before` to `after`.
-    pub(crate) fn change(&self, before: usize, after: usize) {
-        if after >= before {
-            self.held.fetch_add(after - before, Ordering::Relaxed);
-        } else {
-            self.held.fetch_sub(before - after, Ordering::Relaxed);
-        }
+    /// Nothing yet, for one buffer.
+    pub(crate) fn share(&self) -> Share {
+        Share { memory: self.clone(), bytes: 0 }
     }
 
     pub(crate) fn is_exhausted(&self) -> bool {
         self.held.load(Ordering::Relaxed) >= self.limit
+    }
+}
+
+/// What one buffer holds, until it is in the store; given back when dropped.
+#[derive(Debug)]
+pub(crate) struct Share {
+    memory: SharedMemory,
+    bytes: usize,
+}
+
+impl Share {
+    /// It holds so much now.
+    pub(crate) fn set(&mut self, bytes: usize) {
+        self.memory.held.fetch_add(bytes, Ordering::Relaxed);
+        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
+        self.bytes = bytes;
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        self.memory.held.fetch_sub(self.bytes, Ordering::Relaxed);
     }
 }
 
@@ -171,14 +190,17 @@ mod tests {
 
     #[test]
     fn tables_share_one_limit() {
-        let memory = SharedMemory::new(400);
-        let other = memory.clone();
-        memory.change(0, 60);
-        assert!(!other.is_exhausted());
-        other.change(0, 40);
+        let memory = SharedMemory::new(200);
+        let (mut one, mut other) = (memory.share(), memory.clone().share());
+        one.set(60);
+        assert!(!memory.is_exhausted());
+        other.set(40);
         assert!(memory.is_exhausted());
-        memory.change(60, 0);
-        assert!(!other.is_exhausted());
+        one.set(50);
+        assert!(!memory.is_exhausted());
+        one.set(60);
+        drop(other);
+        assert!(!memory.is_exhausted(), "what is dropped is given back");
     }
 
     #[test]

@@ -9,8 +9,12 @@ use std::{collections::BTreeSet, sync::Arc, time::Duration};
 use arrow::{array::RecordBatch, datatypes::SchemaRef};
 use batch::{Envelope, Limits, Port, decode_batch, decode_envelope, rows_from};
 use delivery::{CrashPoint, Verdict};
-use futures::{FutureExt as _, StreamExt as _, future::BoxFuture, stream::FuturesUnordered};
-use lake::{Commit, CommitOutcome, FileWriter, Lake, Table, TableSpec, WriterOptions};
+use futures::{
+    FutureExt as _, StreamExt as _, TryStreamExt as _,
+    future::BoxFuture,
+    stream::{self, FuturesUnordered},
+};
+use lake::{Commit, CommitOutcome, EncodedFile, FileWriter, Lake, Table, TableSpec, WriterOptions};
 use pipeline::TableStage;
 use runtime::{
     clock::{Clock as _, SystemClock},
@@ -26,13 +30,16 @@ use topics::{Message, Reader, TopicError, TopicName};
 use tracing::Instrument as _;
 
 use crate::{
-    buffer::{FlushPolicy, Level, SharedMemory, table_rows, table_schema},
+    buffer::{FlushPolicy, Level, Share, SharedMemory, table_rows, table_schema},
     metrics,
     progress::Progress,
 };
 
 /// How much is read from a partition at once.
 const READ_BYTES: usize = 4 << 20;
+
+/// Files of one flush that are sent at the same time: a table of many partitions has many small ones.
+const UPLOADS_AT_ONCE: usize = 8;
 
 /// Progress without rows is committed this often, or after `storage.quiet_age`.
 const IDLE_COMMIT_EVERY: Duration = Duration::from_secs(60);
@@ -78,6 +85,8 @@ pub(crate) struct Worker {
     /// At home when no flush is under way.
     table: Option<Table>,
     memory: SharedMemory,
+    /// Of the buffer that is being filled.
+    share: Share,
     /// Checkpoints of the table's log being written, on threads of their own.
     upkeep: FuturesUnordered<BoxFuture<'static, bool>>,
 }
@@ -135,6 +144,7 @@ impl Worker {
             newest_event: None,
             traceparent: None,
             table: Some(table),
+            share: memory.share(),
             memory,
             upkeep: FuturesUnordered::new(),
             assignment,
@@ -185,7 +195,7 @@ impl Worker {
     /// Finished work before new work; no new work while a full buffer waits for the flush under way.
     async fn next_event(&mut self, stop: &Stop, flush: Option<&mut Flush>) -> Event {
         let flushing = flush.is_some();
-        let full = flushing && self.policy.is_full(&self.level);
+        let full = flushing && (self.policy.is_full(&self.level) || self.is_crowded());
         let due = if flushing { None } else { self.policy.due(&self.level) };
         let flushed = async {
             match flush {
@@ -207,8 +217,12 @@ impl Worker {
 
     fn flush_is_due(&self) -> bool {
         let aged = self.policy.due(&self.level).is_some_and(|due| due <= Instant::now());
-        let crowded = self.level.bytes > 0 && self.memory.is_exhausted();
-        aged || crowded || self.policy.is_full(&self.level)
+        aged || self.is_crowded() || self.policy.is_full(&self.level)
+    }
+
+    /// All tables together hold too much, and this one holds something.
+    fn is_crowded(&self) -> bool {
+        self.level.bytes > 0 && self.memory.is_exhausted()
     }
 
     fn take(&mut self, partition: u32, messages: Vec<Message>) -> Result<(), TaskError> {
@@ -216,9 +230,8 @@ impl Worker {
             compute(|| self.take_message(partition, &message))
                 .map_err(|error| self.placed(partition, &message, error))?;
         }
-        let held = self.level.bytes;
         self.level.bytes = self.files.as_ref().map_or(0, FileWriter::buffered_bytes);
-        self.memory.change(held, self.level.bytes);
+        self.share.set(self.level.bytes);
         self.level.rows = self.files.as_ref().map_or(0, FileWriter::rows);
         ::metrics::gauge!(metrics::BUFFERED_BYTES, "table" => self.assignment.table_name())
             .set(self.level.bytes as f64);
@@ -277,10 +290,10 @@ impl Worker {
         let advances =
             self.progress.advances(self.assignment.channel.as_str(), &self.flushed).map_err(TaskError::stop)?;
         self.flushed = self.progress.clone();
-        self.memory.change(self.level.bytes, 0);
         self.level = Level::default();
         let flush = FlushJob {
             table,
+            share: std::mem::replace(&mut self.share, self.memory.share()),
             lake: self.lake.clone(),
             files: self.files.take(),
             advances,
@@ -295,7 +308,10 @@ impl Worker {
     }
 
     fn end_flush(&mut self, mut table: Table) {
-        if let Some(job) = table.checkpoint_due() {
+        // One at a time: where they come faster than they end, only the newest is worth writing.
+        if self.upkeep.is_empty()
+            && let Some(job) = table.checkpoint_due()
+        {
             self.upkeep.push(job.run().boxed());
         }
         for &partition in &self.assignment.partitions {
@@ -306,16 +322,10 @@ impl Worker {
     }
 }
 
-impl Drop for Worker {
-    /// What this life still holds goes with it.
-    fn drop(&mut self) {
-        self.memory.change(self.level.bytes, 0);
-    }
-}
-
 /// One flush: close the files, upload them, commit.
 struct FlushJob {
     table: Table,
+    share: Share,
     lake: Lake,
     files: Option<FileWriter>,
     advances: Vec<lake::Advance>,
@@ -328,13 +338,15 @@ impl FlushJob {
         if self.advances.is_empty() {
             return Ok(self.table);
         }
+        // The bytes are held until they are committed, or given up.
+        let _held = self.share;
         let started = std::time::Instant::now();
-        let mut files = Vec::new();
-        if let Some(writer) = self.files.take() {
-            for encoded in compute(|| writer.close())? {
-                files.push(encoded.upload(&self.lake).await?);
-            }
-        }
+        let encoded = self.files.take().map_or_else(|| Ok(Vec::new()), |writer| compute(|| writer.close()))?;
+        let upload = |file: EncodedFile| {
+            let lake = self.lake.clone();
+            async move { file.upload(&lake).await }
+        };
+        let files: Vec<_> = stream::iter(encoded).map(upload).buffered(UPLOADS_AT_ONCE).try_collect().await?;
         CrashPoint::FilesUploaded.pass();
         let rows: u64 = files.iter().map(|file| file.rows).sum();
         let commit = Commit { files, advances: self.advances, info: serde_json::Map::new() };

@@ -49,7 +49,8 @@ settings! {
         /// Whether a source's topic is created when it is missing. true, so that a first pipeline just runs;
         /// set false where topics are managed elsewhere and a missing one is a mistake.
         pub create_missing_topics: bool = true,
-        /// How long channels keep their messages. "7d", so that a service may be down for a week and still catch up.
+        /// How long channels, and topics of sources that Tailwater creates, keep their messages. "7d", so that a service
+        /// may be down for a week and still catch up. Topics that are there already keep what they were made with.
         pub channel_retention_age: Duration = Duration::days(7),
         /// How many bytes a partition of a channel keeps. No default: age alone decides, as bytes would lose
         /// messages of a service that is down at busy times.
@@ -143,8 +144,8 @@ settings! {
         /// and the ledger then shows nothing on its way. "15s" is longer than the pause between two checkpoints, which
         /// would each be a commit otherwise.
         pub quiet_age: Duration = Duration::secs(15),
-        /// Bytes of the process. A quarter may be buffered, over all tables; over that, each table is committed early.
-        /// "1GiB" has room for four full files, the next four on their way to the store, and encoding.
+        /// Bytes of the process. Half may be encoded rows, buffered or on their way to the store, over all tables; over
+        /// that, each table is committed early, and input waits. "1GiB" has room for eight full files.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// ZSTD level of Parquet files, 1 to 22. 1, because level 3 costs 1.6 times the CPU for 1 % of the bytes.
         pub compression_level: i32 = 1,
@@ -158,14 +159,15 @@ settings! {
         pub listen: String = String::from("127.0.0.1:8084"),
         /// Bytes one query may use. "512MiB", so that one query cannot take all of `memory`.
         pub query_memory: ByteSize = ByteSize::mebibytes(512),
-        /// Bytes all queries may use together. "1GiB" fits a small machine.
+        /// Bytes all queries may use together. "1GiB" fits a small machine; the program and what it remembers of files
+        /// take an eighth and 100 MiB more.
         pub memory: ByteSize = ByteSize::gibibytes(1),
-        /// How long a query may run. "60s" is longer than any client waits by default.
+        /// How long a query may run. "60s" bounds what nobody waits for any more.
         pub timeout: Duration = Duration::secs(60),
         /// Rows of one answer at most. 1000000 is more than anybody reads; take a LIMIT, or the tables themselves,
         /// for more.
         pub max_rows: u64 = 1_000_000,
-        /// Queries running at once; further ones wait. 16 keeps a few cores busy without each query crawling.
+        /// Queries running at once; four times as many wait, for 10 s at most. 16 keeps a few cores busy without each query crawling.
         pub max_concurrent_queries: usize = 16,
     }
 }
