@@ -52,7 +52,7 @@ fn decode(bytes: Bytes, wanted: Wanted) -> Result<Vec<Action>, Failure> {
     let mut actions = Vec::new();
     for batch in builder.with_projection(mask).build()? {
         let batch = batch?;
-        for_each_row(&batch, "txn", |column, row| actions.push(txn(column, row)))?;
+        txns(&batch, &mut actions)?;
         definitions(&batch, &mut actions)?;
         if wanted == Wanted::Everything {
             adds(&batch, &mut actions)?;
@@ -72,18 +72,19 @@ fn is_wanted(path: &[String], wanted: Wanted) -> bool {
     }
 }
 
-fn for_each_row(batch: &RecordBatch, action: &str, mut visit: impl FnMut(&StructArray, usize)) -> Result<(), Failure> {
-    let Some(column) = batch.column_by_name(action) else { return Ok(()) };
-    let column = column.as_struct_opt().ok_or_else(|| format!("`{action}` is not a struct"))?;
-    (0..column.len()).filter(|row| column.is_valid(*row)).for_each(|row| visit(column, row));
+fn txns(batch: &RecordBatch, actions: &mut Vec<Action>) -> Result<(), Failure> {
+    let Some(column) = batch.column_by_name("txn") else { return Ok(()) };
+    let column = column.as_struct_opt().ok_or("`txn` is not a struct")?;
+    let ids = typed(column, "appId", &DataType::Utf8)?;
+    let versions = typed(column, "version", &DataType::Int64)?;
+    for row in (0..column.len()).filter(|row| column.is_valid(*row)) {
+        // Left out, it would count as 0, and what is stored would be stored again.
+        let (ids, versions) = ids.as_ref().zip(versions.as_ref()).ok_or("a `txn` has no `appId` or no `version`")?;
+        let app_id = ids.as_string::<i32>().value(row).to_owned();
+        let version = versions.as_primitive::<Int64Type>().value(row);
+        actions.push(Action { txn: Some(TxnAction { app_id, version }), ..Action::default() });
+    }
     Ok(())
-}
-
-fn txn(column: &StructArray, row: usize) -> Action {
-    let text = |name: &str| Some(column.column_by_name(name)?.as_string_opt::<i32>()?.value(row).to_owned());
-    let number = |name: &str| Some(column.column_by_name(name)?.as_primitive_opt::<Int64Type>()?.value(row));
-    let txn = text("appId").zip(number("version"));
-    Action { txn: txn.map(|(app_id, version)| TxnAction { app_id, version }), ..Action::default() }
 }
 
 // One row each: the way through JSON is short and keeps one definition of both actions.
@@ -145,4 +146,40 @@ fn map_row(map: &MapArray, row: usize) -> Result<BTreeMap<String, Option<String>
     let values = values.as_string::<i32>();
     let pairs = keys.as_string::<i32>().iter().zip(values.iter());
     Ok(pairs.filter_map(|(key, value)| Some((key?.to_owned(), value.map(str::to_owned)))).collect())
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::sync::Arc;
+
+    use arrow::{
+        array::{Int32Array, LargeStringArray},
+        datatypes::Field,
+    };
+    use parquet::arrow::ArrowWriter;
+
+    use super::*;
+
+    fn checkpoint_with(txn: StructArray) -> Bytes {
+        let batch = RecordBatch::try_from_iter([("txn", Arc::new(txn) as ArrayRef)]).unwrap();
+        let mut bytes = Vec::new();
+        let mut writer = ArrowWriter::try_new(&mut bytes, batch.schema(), None).unwrap();
+        writer.write(&batch).unwrap();
+        writer.close().unwrap();
+        bytes.into()
+    }
+
+    #[test]
+    fn positions_are_read_whatever_types_another_program_wrote_them_with_and_never_left_out() {
+        let column =
+            |name: &str, values: ArrayRef| (Arc::new(Field::new(name, values.data_type().clone(), true)), values);
+        let ids = column("appId", Arc::new(LargeStringArray::from(vec!["a", "b"])));
+        let versions = column("version", Arc::new(Int32Array::from(vec![7, 8])));
+        let read = decode(checkpoint_with(StructArray::from(vec![ids.clone(), versions])), Wanted::Progress).unwrap();
+        let read: Vec<_> =
+            read.into_iter().filter_map(|action| action.txn).map(|txn| (txn.app_id, txn.version)).collect();
+        assert_eq!(read, [("a".to_owned(), 7), ("b".to_owned(), 8)]);
+        assert!(decode(checkpoint_with(StructArray::from(vec![ids])), Wanted::Progress).is_err());
+    }
 }

@@ -199,13 +199,18 @@ impl LakeError {
     }
 }
 
+/// Whether the store knows us and does not want us. Somebody may mend keys, policy or clock meanwhile, so what was to be
+/// done is tried again, though the same request is not repeated at once.
+pub(crate) fn is_refusal(error: &object_store::Error) -> bool {
+    use object_store::Error;
+    matches!(error, Error::PermissionDenied { .. } | Error::Unauthenticated { .. })
+}
+
 /// Errors that no repetition can cure; all others may be weather.
 pub(crate) fn store_class(error: &object_store::Error) -> ErrorClass {
     use object_store::Error;
     match error {
-        Error::PermissionDenied { .. }
-        | Error::Unauthenticated { .. }
-        | Error::NotSupported { .. }
+        Error::NotSupported { .. }
         | Error::NotImplemented { .. }
         | Error::InvalidPath { .. }
         | Error::UnknownConfigurationKey { .. } => ErrorClass::Stop,

@@ -4,7 +4,10 @@ use std::time::Duration;
 
 use delivery::ErrorClass;
 
-use crate::{ambient::Ambient, error::store_class};
+use crate::{
+    ambient::Ambient,
+    error::{is_refusal, store_class},
+};
 
 /// How often a plain request to the store is made before its error is handed on.
 pub(crate) const REQUEST_ATTEMPTS: u32 = 6;
@@ -46,12 +49,25 @@ pub(crate) fn is_weather(error: &object_store::Error) -> bool {
         error,
         Error::NotFound { .. } | Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotModified { .. }
     );
-    !is_answer && store_class(error) == ErrorClass::Retry
+    !is_answer && !is_refusal(error) && store_class(error) == ErrorClass::Retry
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_refusal_may_be_mended_and_is_not_repeated_at_once() {
+        use object_store::Error;
+        let (path, source) = ("part.parquet".to_owned(), || "ExpiredToken".into());
+        let refusals = [
+            Error::PermissionDenied { path: path.clone(), source: source() },
+            Error::Unauthenticated { path, source: source() },
+        ];
+        for refusal in refusals {
+            assert_eq!((store_class(&refusal), is_weather(&refusal)), (ErrorClass::Retry, false), "{refusal}");
+        }
+    }
 
     #[test]
     fn pauses_grow_stay_bounded_and_are_never_zero() {
