@@ -39,6 +39,9 @@ pub(crate) const TRACEPARENT: &str = "traceparent";
 /// A run takes about this many times its payload while it is decoded and written.
 const RUN_FACTOR: usize = 4;
 
+/// Lines that are decoded together, where they stand in several messages.
+const MOST_LINES: usize = 64 << 10;
+
 /// A checkpoint is due after this much input even before its time: it bounds what a crash makes us read again.
 const CHECKPOINT_BYTES: usize = 256 << 20;
 
@@ -168,6 +171,23 @@ fn overtaken(error: TopicError) -> TaskError {
     }
 }
 
+/// Cuts a run between messages where it has many lines: rows of a few bytes take a hundred times their size.
+fn pieces(run: Vec<Message>) -> Vec<Vec<Message>> {
+    let (mut pieces, mut lines) = (vec![Vec::new()], 0);
+    for message in run {
+        let more = memchr::memchr_iter(b'\n', &message.payload).count() + 1;
+        if lines > 0 && lines + more > MOST_LINES {
+            pieces.push(Vec::new());
+            lines = 0;
+        }
+        lines += more;
+        if let Some(piece) = pieces.last_mut() {
+            piece.push(message);
+        }
+    }
+    pieces
+}
+
 /// What a task waits for.
 enum Event {
     Messages(Vec<Message>),
@@ -229,7 +249,14 @@ impl Life {
 
     /// Decodes the run at hand and queues what it came to.
     async fn process(&mut self) -> Result<(), TaskError> {
-        let mut run = self.batcher.take();
+        for piece in pieces(self.batcher.take()) {
+            self.process_piece(piece).await?;
+        }
+        self.share.release();
+        Ok(())
+    }
+
+    async fn process_piece(&mut self, mut run: Vec<Message>) -> Result<(), TaskError> {
         let Some(last) = run.last() else { return Ok(()) };
         let run_end = Position::at(last.offset + 1);
         self.witness = Some(last.witness());
@@ -250,7 +277,6 @@ impl Life {
                 self.covered = stretch.to;
             }
         }
-        self.share.release();
         Ok(())
     }
 
@@ -358,4 +384,24 @@ fn faults(decoded: &Decoded) -> Vec<(Fault, u64)> {
         }
     }
     faults
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_run_of_many_lines_is_cut_between_messages_and_keeps_their_order() {
+        let message = |(offset, lines): (u64, usize)| {
+            let payload = Bytes::from(vec![b'\n'; lines - 1]);
+            Message { offset, timestamp_ms: 0, key: None, payload, headers: Vec::new() }
+        };
+        let sizes = [1, MOST_LINES - 1, 1, 3 * MOST_LINES, 1, 1];
+        let run: Vec<_> = (0..).zip(sizes).map(message).collect();
+        let offsets = |piece: &Vec<Message>| piece.iter().map(|message| message.offset).collect::<Vec<_>>();
+        let cut: Vec<_> = pieces(run).iter().map(offsets).collect();
+        assert_eq!(cut, [vec![0, 1], vec![2], vec![3], vec![4, 5]]);
+    }
 }

@@ -1,19 +1,28 @@
 //! Reads a request body under its limits: unpacked while it arrives, and stopped the moment it grows too large.
 //!
 //! Memory is accounted for before it is used. A request whose size is known waits for room; one that grows beyond what
-//! it has reserved takes more if there is some and is turned away if not.
+//! it has reserved takes more if there is some and is turned away if not. Nobody waits for ever, or keeps room for ever
+//! for a client that says nothing more: it may be gone without a word.
 
-use std::io::{self, Write};
+use std::{
+    io::{self, Write},
+    time::Duration,
+};
 
 use axum::body::Body;
 use bytes::Bytes;
 use futures::StreamExt as _;
 use runtime::memory::{BodyShare, Memory};
+use tokio::time::timeout;
 use zstd::stream::{
     raw::{DParameter, Decoder as ZstdDecoder},
     zio::Writer as ZstdWriter,
 };
 
+/// How long a request waits for room.
+const ROOM_WITHIN: Duration = Duration::from_secs(30);
+/// How long a client may say nothing in the middle of a body.
+const SILENT_FOR: Duration = Duration::from_secs(30);
 /// Reserved before the first byte of a body of unknown size.
 const FIRST_BYTES: usize = 64 << 10;
 /// The largest window of a zstd body, as a power of two: 8 MiB, what RFC 9659 asks of everybody. A frame's header could
@@ -60,6 +69,8 @@ pub(super) enum BodyError {
     BadPacking { packing: Packing, reason: String },
     #[error("the body ended early: {reason}")]
     Broken { reason: String },
+    #[error("nothing more of the body came for {} s", SILENT_FOR.as_secs())]
+    Silent,
     #[error("there is no memory left for this body at the moment")]
     Busy,
     #[error("the body needs {bytes} bytes of memory, {max_bytes} are the most that one may have")]
@@ -93,12 +104,12 @@ pub(super) async fn read(
     if expected > memory.max_body_bytes() {
         return Err(BodyError::NeverFits { bytes: expected, max_bytes: memory.max_body_bytes() });
     }
-    let share = memory.body(expected).await;
+    let share = timeout(ROOM_WITHIN, memory.body(expected)).await.map_err(|_| BodyError::Busy)?;
     let sink = Sink { bytes: Vec::with_capacity(expected), limits, share, fault: None };
     let mut unpacker = Unpacker::new(packing, sink)?;
     let mut chunks = body.into_data_stream();
     let mut received = 0;
-    while let Some(chunk) = chunks.next().await {
+    while let Some(chunk) = timeout(SILENT_FOR, chunks.next()).await.map_err(|_| BodyError::Silent)? {
         let chunk = chunk.map_err(|error| BodyError::Broken { reason: error.to_string() })?;
         received += chunk.len();
         if received > limits.max_body_bytes {
@@ -220,5 +231,44 @@ impl Unpacker {
             Self::Zstd(decoder) => (Packing::Zstd, decoder.writer_mut().fault.take()),
         };
         fault.unwrap_or_else(|| BodyError::BadPacking { packing, reason: error.to_string() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::stream;
+
+    use super::*;
+
+    const LIMITS: BodyLimits = BodyLimits { max_body_bytes: 1 << 20, max_decompressed_bytes: 1 << 20 };
+
+    async fn read_plain(body: Body, announced: usize, memory: &Memory) -> Result<Bytes, BodyError> {
+        let read = read(body, Some(announced), Packing::Identity, LIMITS, memory).await;
+        read.map(|(bytes, _)| bytes)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_client_that_falls_silent_gives_its_room_to_the_next() {
+        let memory = Memory::new(1 << 20);
+        let announced = memory.max_body_bytes();
+        let first = stream::iter([Ok::<_, io::Error>(Bytes::from_static(b"{"))]);
+        let silent = read_plain(Body::from_stream(first.chain(stream::pending())), announced, &memory);
+        let next = read_plain(Body::from("{}"), announced, &memory);
+        let (silent, next) = tokio::join!(silent, async {
+            tokio::task::yield_now().await;
+            next.await
+        });
+        assert!(matches!(silent, Err(BodyError::Silent)), "{silent:?}");
+        assert_eq!(next.map_err(|error| error.to_string()), Ok(Bytes::from("{}")));
+        assert_eq!(memory.taken_bytes(), 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_request_waits_for_room_and_not_for_ever() {
+        let memory = Memory::new(1 << 20);
+        let announced = memory.max_body_bytes();
+        let _held = memory.body(announced).await;
+        let turned_away = read_plain(Body::from("{}"), announced, &memory).await;
+        assert!(matches!(turned_away, Err(BodyError::Busy)), "{turned_away:?}");
     }
 }

@@ -118,6 +118,7 @@ impl From<BodyError> for Refusal {
                 (StatusCode::PAYLOAD_TOO_LARGE, "send several smaller bodies, or raise ingestion.memory")
             }
             BodyError::BadPacking { .. } => (StatusCode::BAD_REQUEST, "check the content-encoding header"),
+            BodyError::Silent => (StatusCode::REQUEST_TIMEOUT, "nothing was stored; send it again"),
             BodyError::Broken { .. } => (StatusCode::BAD_REQUEST, "nothing was stored; send it again"),
             BodyError::Busy => {
                 (StatusCode::SERVICE_UNAVAILABLE, "nothing was stored; send it again later, or raise ingestion.memory")
