@@ -455,3 +455,21 @@ fn a_file_that_is_ingested_while_the_program_is_killed_is_stored_once() -> Resul
     let expected = format!("{rows},{rows},{}", rows * (rows - 1) / 2);
     up.wait_for("SELECT count(*), count(DISTINCT id), sum(id) FROM shop.orders", &expected)
 }
+
+#[test]
+fn a_change_that_needs_a_permission_is_left_to_apply_and_the_program_is_up() -> Result<()> {
+    let mut up = Up::start(&[])?;
+    let changed =
+        PIPELINE.replace("CREATE SOURCE orders (id BIGINT NOT NULL, note", "CREATE SOURCE orders (id INT, note");
+    fs::write(up.folder.path().join("pipelines/shop/shop.sql"), changed)?;
+    up.kill_and_start()?;
+    let started = Instant::now();
+    while !up.process.log().contains("changing `orders` needs --replace") {
+        ensure!(started.elapsed() < LIMIT, "{}", up.process.log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    let apply = ["--url", &up.url, "apply", "pipelines/shop", "--replace"];
+    let applied = Program::named("tailwater")?.args(apply).in_folder(up.folder.path()).run()?;
+    ensure!(applied.status.success(), "{}", String::from_utf8_lossy(&applied.stderr));
+    Ok(())
+}

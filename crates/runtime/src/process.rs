@@ -121,14 +121,22 @@ where
     run_to_end(serve(config))
 }
 
+/// Does the work of a process to its end. What is still stuck on a processor then does not keep the process from ending.
+///
+/// # Errors
+/// When the system has no thread to give.
+pub fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+    let runtime = threads()?;
+    let outcome = runtime.block_on(work);
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    Ok(outcome)
+}
+
 /// The threads of a process: one worker for each processor, and a few for what blocks.
 ///
 /// Work moves between them all, and each keeps memory of its own: with the hundred threads that a runtime would start
 /// by itself a backlog cost ingestion three times the memory, and time (`benches/README.md`).
-///
-/// # Errors
-/// When the system has no thread to give.
-pub fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+fn threads() -> std::io::Result<tokio::runtime::Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()
@@ -137,17 +145,7 @@ pub fn threads() -> std::io::Result<tokio::runtime::Runtime> {
 }
 
 fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
-    let runtime = match threads() {
-        Ok(runtime) => runtime,
-        Err(error) => {
-            eprintln!("error: {error}");
-            return ExitCode::from(Code::Failure);
-        }
-    };
-    let ended = runtime.block_on(work);
-    // What is still stuck on a processor must not keep the process from ending.
-    runtime.shutdown_timeout(Duration::from_secs(1));
-    match ended {
+    match block_on(work).unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => ExitCode::from(Code::Ok),
         Err(error) => {
             eprintln!("error: {}", exit::report(error.as_ref()));

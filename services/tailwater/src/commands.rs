@@ -17,6 +17,7 @@ mod verify;
 use runtime::{
     config::{Config, ConfigFaults, LoadOptions},
     exit::Code,
+    process,
 };
 
 use crate::arguments::{Arguments, Command, Global};
@@ -68,7 +69,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<(), Failure> {
         Command::Completion { shell } => completion::run(shell),
         Command::Init { folder } => init::run(&folder),
         Command::Check { folders, print_config } => check::run(&global, &folders, print_config),
-        command => block_on(run_connected(global, command)),
+        command => process::block_on(run_connected(global, command))?,
     }
 }
 
@@ -91,11 +92,6 @@ async fn run_connected(global: Global, command: Command) -> Result<(), Failure> 
         Command::Health { wait } => health::run(&global, &config, wait).await,
         Command::Completion { .. } | Command::Init { .. } | Command::Check { .. } => Ok(()),
     }
-}
-
-fn block_on(command: impl Future<Output = Result<(), Failure>>) -> Result<(), Failure> {
-    let runtime = runtime::process::threads()?;
-    runtime.block_on(command)
 }
 
 /// The config this command runs under.

@@ -14,6 +14,8 @@ use crate::{
 
 /// Between two questions while it is waited for.
 const ASK_EVERY: Duration = Duration::from_millis(250);
+/// A process that takes longer is frozen, or far too busy to be called ready.
+const ANSWERS_WITHIN: Duration = Duration::from_secs(5);
 
 pub(crate) async fn run(global: &Global, config: &Config, wait: Option<units::Duration>) -> Result<(), Failure> {
     let client = Client::new(global.url.as_deref(), config, Door::Analysis);
@@ -34,6 +36,6 @@ pub(crate) async fn run(global: &Global, config: &Config, wait: Option<units::Du
 
 /// Every check of a process that is ready.
 async fn ask(client: &Client) -> Result<String, Failure> {
-    let answer = client.send(client.request(Method::GET, "/readyz?verbose")).await?;
+    let answer = client.send(client.request(Method::GET, "/readyz?verbose").timeout(ANSWERS_WITHIN)).await?;
     Ok(answer.text().await.map_err(anyhow::Error::from)?)
 }

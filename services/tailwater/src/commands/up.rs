@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::Context as _;
 use runtime::{
     admin::{self, AdminServer, Health, serve_visitors},
-    catalog::{self, ApplyRequest},
+    catalog::{self, ApplyError, ApplyRequest},
     config::Config,
     edges::Edges,
     metrics::{BuildInfo, Metrics},
@@ -87,11 +87,20 @@ pub(crate) async fn run(config: Config, pipelines: Option<PathBuf>) -> Result<()
     running.finish().await
 }
 
-/// Pipelines beside the config are there when the program is up. A change that needs a permission is left to `apply`.
+/// Pipelines beside the config are there when the program is up. A change that needs a permission is left to `apply`,
+/// which needs the program to be up.
 async fn apply_folder(running: &Running, folder: &Path) -> Result<(), Failure> {
     let wish = Wish { folder: folder.to_owned(), pipeline: None, replace: false, drop: false, dry_run: false };
     let request = apply::request(&wish)?;
-    apply_request(running, &request).await.with_context(|| format!("pipeline folder `{}`", folder.display()))?;
+    let folder = folder.display();
+    let Err(error) = apply_request(running, &request).await else { return Ok(()) };
+    let Some(ApplyError::Refused { reason, .. }) = error.downcast_ref() else {
+        return Err(error.context(format!("pipeline folder `{folder}`")).into());
+    };
+    output::note(format!(
+        "pipeline folder `{folder}` differs from what runs, which goes on: {reason}\n  \
+         now that Tailwater is up: tailwater apply {folder}, with what it needs; --dry-run shows the plan"
+    ));
     Ok(())
 }
 
