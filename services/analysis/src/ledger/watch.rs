@@ -1,7 +1,8 @@
 //! The ledger as metrics, so that a row that is lost raises an alarm without anybody looking.
 //!
 //! Worked out again and again in the background, not at each scrape: it asks the log and the store. A ledger that
-//! cannot be worked out is counted, and the last one stays. Every instance of analysis shows the same ledger.
+//! cannot be worked out is counted, the first of a row is logged, and the last one that could stays. Every instance of
+//! analysis shows the same ledger.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -16,14 +17,22 @@ const EVERY: Duration = Duration::from_secs(15);
 /// Keeps the metrics of the ledger new until asked to stop.
 pub(crate) async fn watch(edges: Edges, stop: Stop) {
     let mut shown = BTreeSet::new();
+    let mut known = true;
     loop {
         tokio::select! {
             () = stop.stopped() => return,
             status = status(&edges) => match status {
-                Ok(status) => show(&mut shown, &status.accounts),
+                Ok(status) => {
+                    show(&mut shown, &status.accounts);
+                    if !std::mem::replace(&mut known, true) {
+                        tracing::info!("the ledger can be worked out again");
+                    }
+                }
                 Err(error) => {
                     metrics::ledger_failed();
-                    tracing::debug!(error = format!("{error:#}"), "the ledger cannot be worked out");
+                    if std::mem::replace(&mut known, false) {
+                        tracing::warn!(error = format!("{error:#}"), "the ledger cannot be worked out, and is tried again");
+                    }
                 }
             },
         }
