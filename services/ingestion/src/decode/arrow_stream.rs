@@ -3,13 +3,18 @@
 //! The invariant: no value changes silently. A column is taken as it is, widened, or cast value by value; a value that
 //! does not survive its cast rejects its row, a column that can never fit rejects the message. A rejected row travels
 //! as an IPC stream of that one row, in the schema it came in.
+//!
+//! A small message may stand for gigabytes: one value in a million rows, one dictionary with each of a million rejected
+//! rows. So what its columns unfold to is known before they are cast, and what its rejected rows take is bounded.
+
+mod unfolding;
 
 use std::sync::Arc;
 
 use arrow::{
-    array::{Array, ArrayRef, BooleanArray, RecordBatch, new_null_array},
+    array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, new_null_array},
     buffer::BooleanBuffer,
-    compute::{CastOptions, cast_with_options, filter_record_batch},
+    compute::{CastOptions, cast_with_options, filter_record_batch, nullif},
     datatypes::{DataType, Field},
     error::ArrowError,
 };
@@ -17,7 +22,12 @@ use batch::{Compression, Limits, decode_stream, encode_stream};
 use bytes::Bytes;
 use topics::Message;
 
-use super::{Decoded, Fault, Part, Shape, Verdict, decimals, guarded, too_many_rows, too_many_rows_reason};
+use super::{
+    Decoded, Fault, Part, Shape, Verdict, decimals,
+    exact_numbers::{float_fault, holds_outermost},
+    guarded, too_many_rows, too_many_rows_reason,
+};
+use unfolding::unfolded_bytes;
 
 pub(super) struct ArrowDecoder {
     shape: Shape,
@@ -48,32 +58,54 @@ impl ArrowDecoder {
         if message.payload.is_empty() {
             return Err(Verdict::new(Fault::Unreadable, "the message is empty"));
         }
-        let batches = decode_stream(&message.payload, &Limits::default())
+        let limits = Limits::default();
+        let batches = decode_stream(&message.payload, &limits)
             .map_err(|error| Verdict::new(Fault::Unreadable, with_cause(&error)))?;
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
         if too_many_rows(rows) {
             return Err(Verdict::new(Fault::TooLarge, too_many_rows_reason(rows)));
         }
+        if self.unfolded_bytes(&batches) > limits.max_bytes {
+            return Err(unfolds_too_far(&limits));
+        }
         let mut decoded = Decoded::default();
-        let mut first_row = 0;
+        let (mut first_row, mut room) = (0, limits.max_bytes);
         for batch in &batches {
-            self.decode_batch(message, batch, first_row, &mut decoded)?;
+            self.decode_batch(message, batch, first_row, &mut room, &mut decoded)?;
             first_row += batch.num_rows();
         }
         Ok(decoded)
     }
 
+    /// What the encoded columns that are taken come to once their encodings are gone.
+    fn unfolded_bytes(&self, batches: &[RecordBatch]) -> usize {
+        let mut bytes = 0_usize;
+        for batch in batches {
+            for field in self.shape.schema.fields() {
+                if let Some(column) = batch.column_by_name(field.name())
+                    && castable(column.data_type(), field.data_type())
+                {
+                    bytes = bytes.saturating_add(unfolded_bytes(column.as_ref()));
+                }
+            }
+        }
+        bytes
+    }
+
+    /// `room`: bytes that rejected rows of the message may still take.
     fn decode_batch(
         &self,
         message: &Message,
         batch: &RecordBatch,
         first_row: usize,
+        room: &mut usize,
         decoded: &mut Decoded,
     ) -> Result<(), Verdict> {
         let Fitted { columns, faults } = self.fit(batch)?;
         let good = good_rows(batch.num_rows(), &faults);
         for (row, verdict) in faults {
             let bytes = one_row(batch, row);
+            *room = room.checked_sub(bytes.len()).ok_or_else(too_much_rejected)?;
             let place = first_row + row;
             decoded.reject(message, place, u32::try_from(place + 1).ok(), verdict, bytes);
         }
@@ -137,7 +169,20 @@ impl Fitted {
         let cast = cast(sent, expected)
             .map_err(|error| Verdict::of_column(Fault::Columns, field.name(), error.to_string()))?;
         self.judge_nulls(field, sent, &cast);
+        self.judge_decimals_within(field, &cast);
         Ok(cast)
+    }
+
+    /// Lists and structs are not cast value by value, so their decimals are looked at here.
+    fn judge_decimals_within(&mut self, field: &Field, column: &ArrayRef) {
+        if !column.data_type().is_nested() {
+            return;
+        }
+        let Some(rows) = decimals::rows_beyond_precision(column.as_ref()) else { return };
+        for row in rows.set_indices() {
+            let reason = format!("column `{}`: a decimal in it has more digits than its type holds", field.name());
+            self.faults.push((row, Verdict::of_column(Fault::Value, field.name(), reason)));
+        }
     }
 
     /// A safe cast makes NULL of a value that does not fit; here that is a fault of the row.
@@ -164,15 +209,49 @@ impl Fitted {
 
 /// Casts value by value: one that does not fit becomes NULL.
 fn cast(sent: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
-    match expected {
-        same if sent.data_type() == same => Ok(Arc::clone(sent)),
-        DataType::Decimal128(precision, scale) if decimals::are_texts(sent.data_type()) => {
+    match (values_of(sent.data_type()), expected) {
+        (found @ DataType::Decimal128(_, _), DataType::Decimal128(_, _)) => {
+            let decimals = decimals::within_precision(&cast_safely(sent, found)?);
+            cast_safely(&decimals, expected)
+        }
+        (found, DataType::Decimal128(precision, scale)) if decimals::are_texts(found) => {
             let decimals = decimals::from_texts(sent, *precision, *scale);
             let decimals = decimals.ok_or_else(|| ArrowError::CastError("its texts cannot be read".to_owned()))?;
             Ok(Arc::new(decimals))
         }
-        other => cast_with_options(sent, other, &CastOptions { safe: true, ..CastOptions::default() }),
+        (found, DataType::Float32 | DataType::Float64) if decimals::are_texts(found) => {
+            floats_from_texts(sent, expected)
+        }
+        _ => cast_safely(sent, expected),
     }
+}
+
+/// The type of the values that keys and runs stand for.
+fn values_of(data_type: &DataType) -> &DataType {
+    match data_type {
+        DataType::Dictionary(_, values) => values_of(values),
+        DataType::RunEndEncoded(_, values) => values_of(values.data_type()),
+        other => other,
+    }
+}
+
+fn cast_safely(sent: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
+    match sent.data_type() == expected {
+        true => Ok(Arc::clone(sent)),
+        false => cast_with_options(sent, expected, &CastOptions { safe: true, ..CastOptions::default() }),
+    }
+}
+
+/// Texts as floats. A number that is read as infinite becomes NULL.
+fn floats_from_texts(texts: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
+    let floats = cast_safely(texts, expected)?;
+    if !holds_outermost(floats.as_ref()) {
+        return Ok(floats);
+    }
+    let texts = cast_safely(texts, &DataType::Utf8)?;
+    let texts = texts.as_string::<i32>();
+    let is_beyond = |row| texts.is_valid(row) && float_fault(texts.value(row), expected).is_some();
+    nullif(&floats, &BooleanArray::new(BooleanBuffer::collect_bool(texts.len(), is_beyond), None))
 }
 
 /// Whether values of `found` can stand in a column of `expected`: unchanged, or checked one by one.
@@ -223,7 +302,23 @@ fn good_rows(rows: usize, faults: &[(usize, Verdict)]) -> BooleanArray {
 
 /// One row as a stream of its own, so that it can be sent again as it was.
 fn one_row(batch: &RecordBatch, row: usize) -> Bytes {
-    encode_stream(&batch.slice(row, 1), Compression::None).unwrap_or_default()
+    let encoded = encode_stream(&batch.slice(row, 1), Compression::None).unwrap_or_default();
+    // A copy: the encoder sets aside as much as the whole batch would take.
+    Bytes::copy_from_slice(&encoded)
+}
+
+fn unfolds_too_far(limits: &Limits) -> Verdict {
+    let reason = format!(
+        "without dictionaries, runs and views the message takes more than the {} bytes it may; send smaller ones",
+        limits.max_bytes
+    );
+    Verdict::new(Fault::TooLarge, reason)
+}
+
+/// A row alone repeats its schema, and all of its dictionaries.
+fn too_much_rejected() -> Verdict {
+    let reason = "so many rows are rejected that one by one they would take too many bytes; send smaller messages";
+    Verdict::new(Fault::TooLarge, reason)
 }
 
 fn with_cause(error: &dyn std::error::Error) -> String {

@@ -3,6 +3,9 @@
 //! The invariant: a message never lends bytes to the next. A message whose last quote is open, or that is not UTF-8,
 //! does not reach arrow-csv in a run: there it would take the following message's bytes, or make texts that are not
 //! texts. An empty field is NULL, in every type.
+//!
+//! A number beyond what its column of floats holds is read as infinite, so rows with infinite floats are looked at one by
+//! one: only their texts tell whether they say so themselves.
 
 mod records;
 
@@ -17,8 +20,9 @@ use bytes::Bytes;
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, decimals, guarded, too_many_rows,
-    too_many_rows_reason, with_zone,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, decimals,
+    exact_numbers::{float_fault, has_outermost},
+    guarded, too_many_rows, too_many_rows_reason, with_zone,
 };
 
 use records::Record;
@@ -91,8 +95,7 @@ impl CsvDecoder {
         let decoder = kept.or_else(|| layout.decoder(WIDE_ROWS));
         let Some((decoder, decoded)) = attempt(decoder, WIDE_ROWS, group) else { return false };
         self.wide = Some((Arc::clone(layout), decoder));
-        output.append(decoded);
-        true
+        append_undoubted(decoded, output)
     }
 
     /// Finds the rows of a message and how to read them.
@@ -222,7 +225,8 @@ impl Layout {
             if value.is_empty() && !field.is_nullable() {
                 return Verdict::missing(field.name());
             }
-            if let Some(fault) = self.decimal_fault(field.name(), value) {
+            let fault = self.decimal_fault(field.name(), value).or_else(|| float_fault(value, field.data_type()));
+            if let Some(fault) = fault {
                 return Verdict::of_column(Fault::Value, field.name(), format!("column `{}`: {fault}", field.name()));
             }
             if self.column_fails(place, record) {
@@ -231,6 +235,13 @@ impl Layout {
             }
         }
         Verdict::new(Fault::Value, "the row cannot be decoded")
+    }
+
+    /// Says what is wrong with a record that was read, but with infinite floats; `None` if it says so itself.
+    fn judge_floats(&self, record: &[u8]) -> Option<Verdict> {
+        let Some(values) = fields_of(record, self.delimiter) else { return Some(self.judge(record)) };
+        let beyond = |&place: &usize| float_fault(values.get(place)?, self.fields.field(place).data_type());
+        self.projection.iter().any(|place| beyond(place).is_some()).then(|| self.judge(record))
     }
 
     fn decimal_fault(&self, name: &str, value: &str) -> Option<String> {
@@ -293,8 +304,32 @@ fn decode_narrowly(group: &[Body<'_>], output: &mut Decoded) {
 fn attempt_narrow(group: &[Body<'_>], output: &mut Decoded) -> bool {
     let Some(layout) = group.first().map(|body| &body.layout) else { return true };
     let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), NARROW_ROWS, group) else { return false };
+    append_undoubted(decoded, output)
+}
+
+/// Rows are taken together if none of them has an infinite float.
+fn append_undoubted(decoded: Decoded, output: &mut Decoded) -> bool {
+    if has_infinite(&decoded) {
+        return false;
+    }
     output.append(decoded);
     true
+}
+
+fn has_infinite(decoded: &Decoded) -> bool {
+    decoded.parts.iter().any(|part| has_outermost(&part.batch))
+}
+
+/// Decodes a single record.
+fn decode_record(body: &Body<'_>) -> Result<Decoded, Verdict> {
+    let (layout, record) = (&body.layout, &body.message.payload[body.bytes.clone()]);
+    let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), NARROW_ROWS, std::slice::from_ref(body)) else {
+        return Err(layout.judge(record));
+    };
+    match has_infinite(&decoded).then(|| layout.judge_floats(record)).flatten() {
+        Some(verdict) => Err(verdict),
+        None => Ok(decoded),
+    }
 }
 
 /// Decodes messages of one layout as one; `None` on any fault.
@@ -324,16 +359,18 @@ fn decode_records(body: &Body<'_>, output: &mut Decoded) {
             continue;
         }
         for (place, (record, alone)) in group.iter().zip(&bodies).enumerate() {
-            if record.closed && attempt_narrow(std::slice::from_ref(alone), output) {
-                continue;
-            }
-            let row = index * NARROW_ROWS + place;
-            let bytes = message.payload.slice(record.bytes.clone());
-            let verdict = match record.closed {
-                true => body.layout.judge(&bytes),
-                false => Verdict::new(Fault::Syntax, "a quote is opened and never closed"),
+            let decoded = match record.closed {
+                true => decode_record(alone),
+                false => Err(Verdict::new(Fault::Syntax, "a quote is opened and never closed")),
             };
-            output.reject(message, row, Some(line.at(record.bytes.start)), verdict, bytes);
+            match decoded {
+                Ok(decoded) => output.append(decoded),
+                Err(verdict) => {
+                    let row = index * NARROW_ROWS + place;
+                    let bytes = message.payload.slice(record.bytes.clone());
+                    output.reject(message, row, Some(line.at(record.bytes.start)), verdict, bytes);
+                }
+            }
         }
     }
 }

@@ -1,14 +1,17 @@
-//! Decimals in texts, exactly as they stand.
+//! Decimals exactly as they stand: in texts, and in Arrow.
 //!
-//! The invariant: a number with more decimals than its column holds is no value of it, and no text is a panic. The
-//! parsers of the libraries cut such a number off (JSON, CSV) or round it (Arrow), and their counts of digits and
-//! exponents overflow.
+//! The invariant: a number with more decimals or digits than its column holds is no value of it, and no text is a panic.
+//! The parsers of the libraries cut such a number off (JSON, CSV) or round it (Arrow), and their counts of digits and
+//! exponents overflow. Arrow takes the word of a sender for how many digits its decimals have; Parquet cuts the bits off.
 //! Deliberately absent: numbers of JSON, which arrow-json parses by itself; see `exact_numbers`.
 
+use std::sync::Arc;
+
 use arrow::{
-    array::{Array, AsArray as _, Decimal128Array},
+    array::{Array, ArrayRef, AsArray as _, Decimal128Array},
+    buffer::BooleanBuffer,
     compute::cast,
-    datatypes::DataType,
+    datatypes::{DataType, Decimal128Type, DecimalType as _},
 };
 
 /// Digits that every value of a 128-bit decimal may have.
@@ -57,6 +60,45 @@ pub(super) fn fault(text: &str, precision: u8, scale: i8) -> Option<String> {
 /// Whether a text is a number with more decimals than a column of this scale holds.
 pub(super) fn has_more_places(text: &str, scale: i8) -> bool {
     Number::read(text.as_bytes()).is_some_and(|number| number.places > i64::from(scale))
+}
+
+/// Decimals as they were sent, but NULL where one has more digits than its own type says. Copies nothing if none has.
+pub(super) fn within_precision(sent: &ArrayRef) -> ArrayRef {
+    let Some(decimals) = sent.as_primitive_opt::<Decimal128Type>() else { return Arc::clone(sent) };
+    let precision = decimals.precision();
+    if decimals.values().iter().all(|value| Decimal128Type::is_valid_decimal_precision(*value, precision)) {
+        return Arc::clone(sent);
+    }
+    Arc::new(decimals.null_if_overflow_precision(precision).with_data_type(sent.data_type().clone()))
+}
+
+/// Which rows hold, at any depth, a decimal with more digits than its type says; `None` if none does.
+pub(super) fn rows_beyond_precision(array: &dyn Array) -> Option<BooleanBuffer> {
+    match array.data_type() {
+        DataType::Decimal128(precision, _) => {
+            let decimals = array.as_primitive::<Decimal128Type>();
+            let fits = |row| Decimal128Type::is_valid_decimal_precision(decimals.value(row), *precision);
+            rows_of(array, |row| !fits(row))
+        }
+        DataType::Struct(_) => {
+            let fields = array.as_struct().columns().iter();
+            let found = fields.filter_map(|field| rows_beyond_precision(field.as_ref()));
+            let found = found.reduce(|one, other| &one | &other)?;
+            rows_of(array, |row| found.value(row))
+        }
+        DataType::List(_) => {
+            let list = array.as_list::<i32>();
+            let (items, offsets) = (rows_beyond_precision(list.values().as_ref())?, list.value_offsets());
+            rows_of(array, |row| (offsets[row]..offsets[row + 1]).any(|item| items.value(item as usize)))
+        }
+        _ => None,
+    }
+}
+
+/// The rows, among those that are not NULL, that are wanted; `None` if there are none.
+fn rows_of(array: &dyn Array, is_wanted: impl Fn(usize) -> bool) -> Option<BooleanBuffer> {
+    let rows = BooleanBuffer::collect_bool(array.len(), |row| array.is_valid(row) && is_wanted(row));
+    (rows.count_set_bits() > 0).then_some(rows)
 }
 
 /// A number as it is written.
@@ -112,9 +154,11 @@ impl Number {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::array::{ArrayRef, DictionaryArray, Int32Array, StringArray};
+    use arrow::{
+        array::{DictionaryArray, Int32Array, ListArray, StringArray, StructArray},
+        buffer::{NullBuffer, OffsetBuffer},
+        datatypes::Field,
+    };
 
     use super::*;
 
@@ -193,5 +237,41 @@ mod tests {
             let decimals = from_texts(&texts, 5, 2).unwrap();
             assert_eq!(decimals.iter().collect::<Vec<_>>(), [Some(150), None, None]);
         }
+    }
+
+    fn sent(values: Vec<Option<i128>>, precision: u8) -> Decimal128Array {
+        Decimal128Array::from(values).with_precision_and_scale(precision, 2).unwrap()
+    }
+
+    #[test]
+    fn a_decimal_with_more_digits_than_its_type_is_no_value() {
+        let good: ArrayRef = Arc::new(sent(vec![Some(99_999), None, Some(-99_999)], 5));
+        assert_eq!(&within_precision(&good), &good);
+        let bad: ArrayRef = Arc::new(sent(vec![Some(100_000), None, Some(-99_999), Some(i128::MIN)], 5));
+        let expected: ArrayRef = Arc::new(sent(vec![None, None, Some(-99_999), None], 5));
+        assert_eq!(&within_precision(&bad), &expected);
+    }
+
+    #[test]
+    fn rows_with_decimals_beyond_their_precision_are_found_at_any_depth() {
+        let rows = |array: &dyn Array| {
+            rows_beyond_precision(array).map(|rows| rows.set_indices().collect::<Vec<_>>()).unwrap_or_default()
+        };
+        let items: ArrayRef = Arc::new(sent(vec![Some(1), Some(100_000), None, Some(100_000), Some(2)], 5));
+        assert_eq!(rows(&items), [1, 3]);
+        assert_eq!(rows(&items.slice(2, 3)), [1]);
+        let item = Arc::new(Field::new("item", items.data_type().clone(), true));
+        let offsets = OffsetBuffer::new(vec![0, 2, 2, 3, 4, 5].into());
+        let nulls = NullBuffer::from(vec![true, true, true, false, true]);
+        let list: ArrayRef = Arc::new(ListArray::new(item, offsets, Arc::clone(&items), Some(nulls)));
+        assert_eq!(rows(&list), [0], "what is NULL holds nothing");
+        let fields = vec![
+            Field::new("list", list.data_type().clone(), true),
+            Field::new("one", items.data_type().clone(), true),
+        ];
+        let both: ArrayRef = Arc::new(StructArray::new(fields.into(), vec![list, items], None));
+        assert_eq!(rows(&both), [0, 1, 3]);
+        assert_eq!(rows(&both.slice(2, 3)), [1]);
+        assert_eq!(rows(&StringArray::from(vec!["1"])), [0usize; 0]);
     }
 }

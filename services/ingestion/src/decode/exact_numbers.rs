@@ -1,6 +1,6 @@
 //! Numbers that their column does not hold exactly: a fraction where a whole number is declared, more decimals than a
 //! DECIMAL has, one beyond what a time or a float holds. They are rejected, since arrow-json would cut them off or take the
-//! nearest.
+//! nearest. What is beyond a float is told here for the other formats, too: their parser is the same.
 //!
 //! The invariant: no value changes silently. Bytes are looked over for numbers that may be at fault, which costs next to
 //! nothing where there are few fractions, and what came of them for the ends of what columns hold; only rows with such a
@@ -11,6 +11,7 @@ use std::collections::BTreeMap;
 
 use arrow::{
     array::{Array, AsArray},
+    compute::kernels::cast_utils::Parser,
     datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, SchemaRef, TimestampMicrosecondType},
     record_batch::RecordBatch,
 };
@@ -121,7 +122,7 @@ pub(super) fn has_outermost(batch: &RecordBatch) -> bool {
     batch.columns().iter().any(|column| holds_outermost(column.as_ref()))
 }
 
-fn holds_outermost(array: &dyn Array) -> bool {
+pub(super) fn holds_outermost(array: &dyn Array) -> bool {
     match array.data_type() {
         DataType::Struct(_) => array.as_struct().columns().iter().any(|column| holds_outermost(column.as_ref())),
         DataType::List(_) => holds_outermost(array.as_list::<i32>().values().as_ref()),
@@ -153,10 +154,19 @@ fn beyond(number: &str, is_beyond: bool) -> Option<String> {
     is_beyond.then(|| format!("{number} is beyond what the column holds"))
 }
 
-/// Whether a number, in quotes perhaps, is read as infinite although it does not say so.
-fn is_infinite(text: &str, read: impl Fn(&str) -> bool) -> bool {
-    let number = text.trim_matches('"');
-    number.contains(|letter: char| letter.is_ascii_digit()) && read(number)
+/// What is wrong with a text in a column of floats: a number that is read as infinite although it does not say so.
+pub(super) fn float_fault(text: &str, data_type: &DataType) -> Option<String> {
+    let is_infinite = match data_type {
+        DataType::Float32 => Float32Type::parse(text).is_some_and(f32::is_infinite),
+        DataType::Float64 => Float64Type::parse(text).is_some_and(f64::is_infinite),
+        _ => false,
+    };
+    beyond(text, is_infinite && text.contains(|letter: char| letter.is_ascii_digit()))
+}
+
+/// A number of JSON as arrow-json takes it: it may stand in quotes, and be escaped there.
+fn unquoted(text: &str) -> String {
+    serde_json::from_str(text).unwrap_or_else(|_| text.to_owned())
 }
 
 /// How many decimals a type holds, where it does not hold them all.
@@ -196,8 +206,7 @@ fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
         DataType::Timestamp(_, _) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
             beyond(text, text.parse::<i64>().is_err())
         }
-        DataType::Float32 => beyond(text, is_infinite(text, |number| number.parse().is_ok_and(f32::is_infinite))),
-        DataType::Float64 => beyond(text, is_infinite(text, |number| number.parse().is_ok_and(f64::is_infinite))),
+        DataType::Float32 | DataType::Float64 => float_fault(&unquoted(text), data_type),
         _ => None,
     }
 }
@@ -309,6 +318,8 @@ mod tests {
             (r#"{"amount":1e308}"#, false, false),
             (r#"{"amount":1e309}"#, false, true),
             (r#"{"amount":"-1e309"}"#, false, true),
+            (r#"{"amount":" 1e309 "}"#, false, true),
+            (r#"{"amount":"1e30\u0039"}"#, false, true),
             (r#"{"amount":"Infinity"}"#, false, false),
         ] {
             assert_eq!(numbers.are_in_doubt(row.as_bytes()), doubted, "{row}");

@@ -1,7 +1,8 @@
 //! Where the rows of a JSON message begin and end, and how deep they are nested.
 //!
 //! The invariant: nothing of a message is left out but blanks, so what does not parse is kept as a row with a verdict.
-//! Deliberately absent: columns. A row's end is where arrow-json sees it, found without building any.
+//! No message costs more than a few passes over it. Deliberately absent: columns. A row's end is where arrow-json sees
+//! it, found without building any.
 
 use std::{ops::Range, sync::Arc};
 
@@ -9,7 +10,7 @@ use arrow::{
     datatypes::Schema,
     json::{ReaderBuilder, reader::Decoder as TapeDecoder},
 };
-use memchr::memchr;
+use memchr::{memchr, memchr_iter};
 use serde::de::IgnoredAny;
 
 use super::{
@@ -19,6 +20,11 @@ use super::{
 
 /// Deeper rows are rejected: arrow-json renders a value it cannot take by recursion, which would end the process.
 const MAX_DEPTH: usize = 64;
+/// How many times a message's length may be looked over for the ends of rows that turn out to have none: once for each
+/// level of a row cut short whose lists of objects are not indented.
+const LOOKS_IN_VAIN: usize = 8;
+/// Bytes that may be looked over in vain however short the message is.
+const LOOKED_OVER_ANYWAY: usize = 64 << 10;
 
 /// One row of a message taken apart.
 pub(super) struct Segment {
@@ -49,23 +55,23 @@ pub(super) fn strict_end_after(payload: &[u8], line_start: usize, line_end: usiz
 /// Takes a message apart into rows. What does not parse is a segment with a verdict; nothing is left out but blanks.
 pub(super) fn segments(payload: &[u8], lines: bool) -> Vec<Segment> {
     let mut found = Vec::new();
-    let mut scanner = Scanner::new();
-    let (mut at, mut line) = (0, 1);
+    let (mut scanner, mut search) = (Scanner::new(), EndSearch::new(payload));
+    let (mut at, mut line, mut line_end) = (0, 1, 0);
     while at < payload.len() {
         if payload[at].is_ascii_whitespace() {
             line += u32::from(payload[at] == b'\n');
             at += 1;
             continue;
         }
-        let line_end = at + line_length(&payload[at..]);
+        // The rows of a line share its end: looked for from each of them, it would cost the line's length each time.
+        if at >= line_end {
+            line_end = at + line_length(&payload[at..]);
+        }
         let (end, verdict) = match scanner.row_end(&payload[at..line_end]) {
             Scan::Row(length) => (at + length, None),
             Scan::Bad(verdict) => (line_end, Some(verdict)),
             Scan::Open if lines => (line_end, Some(unfinished())),
-            Scan::Open => match strict_end_after(payload, at, at) {
-                Some(end) => (end, None),
-                None => (next_row_start(payload, at, line_end), Some(unfinished())),
-            },
+            Scan::Open => search.row_end(at, line_end),
         };
         let end = at + payload[at..end].trim_ascii_end().len();
         let verdict = verdict.or_else(|| nested_too_deeply(&payload[at..end]).then(too_deep));
@@ -88,8 +94,62 @@ fn unfinished() -> Verdict {
     Verdict::new(Fault::Syntax, "the row is unfinished")
 }
 
+fn not_looked_for() -> Verdict {
+    let reason =
+        "the row does not end with its line, and rows before it do not end at all: too many to look for its end";
+    Verdict::new(Fault::Syntax, reason)
+}
+
 fn too_deep() -> Verdict {
     Verdict::new(Fault::TooLarge, format!("the row is nested deeper than {MAX_DEPTH} levels"))
+}
+
+/// Finds the ends of rows that go on after their lines, until too much has been looked over in vain.
+///
+/// A row may be open up to the message's end, and so may every row after it: to look for the end of each of them costs
+/// the square of the message's length.
+struct EndSearch<'a> {
+    payload: &'a [u8],
+    /// Bytes that may still be looked over in vain.
+    left: usize,
+}
+
+impl<'a> EndSearch<'a> {
+    fn new(payload: &'a [u8]) -> Self {
+        Self { payload, left: LOOKS_IN_VAIN * payload.len() + LOOKED_OVER_ANYWAY }
+    }
+
+    /// Where the row at `start` ends; with a verdict where it does not, or where that is no longer looked for.
+    fn row_end(&mut self, start: usize, line_end: usize) -> (usize, Option<Verdict>) {
+        let verdict = if self.left == 0 {
+            not_looked_for()
+        } else {
+            match strict_length(&self.payload[start..]) {
+                Ok(length) => return (start + length, None),
+                Err(looked_over) => {
+                    self.left = self.left.saturating_sub(looked_over);
+                    unfinished()
+                }
+            }
+        };
+        (next_row_start(self.payload, start, line_end), Some(verdict))
+    }
+}
+
+/// The length of the value `bytes` begin with, if strict JSON says that it ends; if not, how many bytes that took.
+fn strict_length(bytes: &[u8]) -> Result<usize, usize> {
+    let mut values = serde_json::Deserializer::from_slice(bytes).into_iter::<IgnoredAny>();
+    match values.next() {
+        Some(Ok(_)) => Ok(values.byte_offset()),
+        Some(Err(error)) => Err(place_of(&error, bytes)),
+        None => Err(bytes.len()),
+    }
+}
+
+/// Where parsing stopped, which the parser says in lines and columns.
+fn place_of(error: &serde_json::Error, bytes: &[u8]) -> usize {
+    let line_break = error.line().checked_sub(2).and_then(|breaks| memchr_iter(b'\n', bytes).nth(breaks));
+    line_break.map_or(0, |line_break| line_break + 1) + error.column()
 }
 
 /// After an unfinished row: the next line that begins an object and is indented no deeper than the row's own line, so
@@ -195,4 +255,100 @@ fn string_end(bytes: &[u8], mut at: usize) -> usize {
         }
     }
     bytes.len()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use rand::{Rng, SeedableRng, rngs::StdRng};
+
+    use super::*;
+
+    /// A segment's bytes, line and verdict.
+    type Shown = (Range<usize>, u32, Option<String>);
+
+    fn shown(segment: Segment) -> Shown {
+        (segment.bytes, segment.line, segment.verdict.map(|verdict| verdict.reason))
+    }
+
+    /// What taking apart means, whatever that costs.
+    fn plainly(payload: &[u8]) -> Vec<Shown> {
+        let (mut found, mut scanner) = (Vec::new(), Scanner::new());
+        let mut at = 0;
+        while at < payload.len() {
+            if payload[at].is_ascii_whitespace() {
+                at += 1;
+                continue;
+            }
+            let line_end = at + line_length(&payload[at..]);
+            let (end, verdict) = match scanner.row_end(&payload[at..line_end]) {
+                Scan::Row(length) => (at + length, None),
+                Scan::Bad(verdict) => (line_end, Some(verdict)),
+                Scan::Open => match strict_end_after(payload, at, at) {
+                    Some(end) => (end, None),
+                    None => (next_row_start(payload, at, line_end), Some(unfinished())),
+                },
+            };
+            let end = at + payload[at..end].trim_ascii_end().len();
+            let verdict = verdict.or_else(|| nested_too_deeply(&payload[at..end]).then(too_deep));
+            let line = 1 + newlines(&payload[..at]);
+            found.push(shown(Segment { bytes: at..end, line, verdict }));
+            at = end;
+        }
+        found
+    }
+
+    #[test]
+    fn rows_are_found_as_if_the_end_of_each_open_one_were_looked_for() {
+        let pieces = "{\"a\":[|{\"a\":|{|{}|}|]}|]}\n|]|[|,|,\n|:|\"b\"|\"b\":1,|1|1]}|{\"id\":1}|{\"a\":\"x\",|\"open|é\
+                      | |  |\n|\n|\n|\r\n|\t{|\n{\n|{\"a\":[\n1\n]}\n|{\n\"b\":\n1}|{\n}\n";
+        let pieces: Vec<_> = pieces.split('|').collect();
+        let (mut spanning, mut unfinished) = (0, 0);
+        for seed in 0..2_000 {
+            let mut random = StdRng::seed_from_u64(seed);
+            let count = random.random_range(1..100);
+            let text: String = (0..count).map(|_| pieces[random.random_range(0..pieces.len())]).collect();
+            let expected = plainly(text.as_bytes());
+            if expected.is_empty() {
+                continue;
+            }
+            let found: Vec<_> = segments(text.as_bytes(), false).into_iter().map(shown).collect();
+            assert_eq!(found, expected, "seed {seed}: {text:?}");
+            for (bytes, _, verdict) in &found {
+                spanning += usize::from(verdict.is_none() && text.as_bytes()[bytes.clone()].contains(&b'\n'));
+                unfinished += usize::from(verdict.as_ref().is_some_and(|reason| reason.contains("unfinished")));
+            }
+        }
+        assert!(spanning > 100 && unfinished > 100, "{spanning} rows over several lines, {unfinished} unfinished");
+    }
+
+    #[test]
+    fn rows_that_all_stay_open_cost_no_more_than_a_few_passes() {
+        const ROWS: usize = 100_000;
+        for (row, end) in [("{\"a\":[\n", ""), ("{\"a\":[\n", "x"), ("{\"a\":\n", "\"open"), ("{\"a\":\"b\",\n", "")] {
+            let text = format!("{}{end}\n{{\"id\":1}}\n", row.repeat(ROWS));
+            let found = segments(text.as_bytes(), false);
+            assert_eq!(found.len(), ROWS + 1, "{row}");
+            let (last, open) = found.split_last().unwrap();
+            assert!(open.iter().all(|segment| segment.verdict.is_some()), "{row}");
+            assert!(last.verdict.is_none(), "what ends with its line is still found: {row}");
+            assert_eq!(&text.as_bytes()[last.bytes.clone()], b"{\"id\":1}");
+        }
+    }
+
+    #[test]
+    fn objects_within_lists_that_are_not_indented_are_found_however_a_message_is_cut_short() {
+        let objects = "{\n\"id\": 1\n},\n".repeat(20_000);
+        let cut_short = "{\"a\": [\n".repeat(LOOKS_IN_VAIN) + &objects;
+        let found = segments(cut_short.as_bytes(), false);
+        let whole = found.iter().filter(|segment| segment.verdict.is_none()).count();
+        assert_eq!(whole, 20_000);
+    }
+
+    #[test]
+    fn many_rows_on_one_line_cost_no_more_than_its_length() {
+        let found = segments("{}".repeat(500_000).as_bytes(), false);
+        assert_eq!(found.len(), 500_000);
+        assert!(found.iter().all(|segment| segment.verdict.is_none()));
+    }
 }

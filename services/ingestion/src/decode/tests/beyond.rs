@@ -7,6 +7,7 @@ use arrow::{
     },
     buffer::OffsetBuffer,
     datatypes::{Int8Type, Int32Type},
+    ipc::writer::StreamWriter,
 };
 
 use super::*;
@@ -96,7 +97,7 @@ fn a_decimal_inside_a_list_or_a_struct_with_more_digits_than_its_type_rejects_it
         let source = source_of(Format::Arrow, vec![("sums", column.data_type().clone())]);
         let decoded = decode(&source, &[numbered("sums", Arc::clone(&column))]);
         assert_eq!(faults(&decoded), bad.map(|row| (row, Fault::Value, Some("sums"))), "{column:?}");
-        assert_eq!(kept(&decoded), (0..5).filter(|id| !bad.contains(&(*id as u32))).collect::<Vec<_>>());
+        assert_eq!(kept(&decoded), (0..5_i64).filter(|id| !bad.contains(&(*id as u32))).collect::<Vec<_>>());
         let reason = "column `sums`: a decimal in it has more digits than its type holds";
         assert_eq!(decoded.rejected[0].reason, reason);
     }
@@ -122,7 +123,7 @@ fn a_csv_number_beyond_what_its_column_holds_rejects_its_row_and_no_other() {
     for run in [messages(&lines), messages(&[lines.concat()]), messages(&[lines.concat().repeat(40)])] {
         let decoded = decode(&source, &run);
         let times = run.iter().map(|message| message.payload.len()).sum::<usize>() / lines.concat().len();
-        assert_eq!(kept(&decoded), [0, 3, 6, 9].repeat(times));
+        assert_eq!(kept(&decoded), [0_i64, 3, 6, 9].repeat(times));
         let reasons: Vec<_> = decoded.rejected.iter().map(|row| row.reason.as_str()).collect();
         assert_eq!(reasons, values.iter().filter_map(|(_, reason)| *reason).collect::<Vec<_>>().repeat(times));
     }
@@ -188,21 +189,27 @@ fn a_small_arrow_message_that_unfolds_to_gigabytes_is_rejected_before_it_does() 
 
 #[test]
 fn what_columns_unfold_to_is_added_up_over_columns_and_batches() {
-    let text = texts(vec![Some("x".repeat(100 << 20).as_str())]);
+    const ROWS: usize = 1 << 19;
+    let text = texts(vec![Some("x".repeat(400).as_str())]);
     let source = source_of(Format::Arrow, vec![("note", DataType::Utf8), ("other", DataType::Utf8)]);
-    for (rows, good) in [(1, 1), (2, 0)] {
-        let ids: ArrayRef = ints((0..rows).map(Some).collect());
-        let batch = |names: &[&str]| {
-            let columns = names.iter().map(|name| (*name, runs(vec![rows as i32], &text)));
-            RecordBatch::try_from_iter(std::iter::once(("id", Arc::clone(&ids))).chain(columns)).unwrap()
-        };
-        // The same dictionary in a column that is not taken counts for nothing.
-        let limit = Limits::default().max_bytes;
-        let unfolded = |batches: &[RecordBatch]| ArrowDecoder::new(shape_of(&source)).unfolded_bytes(batches);
-        assert_eq!(unfolded(&[batch(&["note", "colour"])]) <= limit, true);
-        assert_eq!(usize::from(unfolded(&[batch(&["note", "other"])]) <= limit), good);
-        assert_eq!(usize::from(unfolded(&[batch(&["note"]), batch(&["other"])]) <= limit), good);
+    let batch = |names: [&str; 2]| {
+        let columns = names.map(|name| (name, runs(vec![ROWS as i32], &text)));
+        let ids: ArrayRef = Arc::new(Int64Array::from(vec![1; ROWS]));
+        RecordBatch::try_from_iter(std::iter::once(("id", ids)).chain(columns)).unwrap()
+    };
+    let [one, both] = [["colour", "size"], ["note", "other"]].map(batch);
+    let half = batch(["note", "colour"]);
+    for (batches, rows) in [(vec![one], ROWS), (vec![both], 0), (vec![half.clone(), half], 0)] {
+        let decoded = decode(&source, &messages(&[stream_of(&batches)]));
+        assert_eq!(kept(&decoded).len(), rows);
+        assert!(decoded.rejected.iter().all(|row| row.fault == Fault::TooLarge));
     }
+}
+
+fn stream_of(batches: &[RecordBatch]) -> Bytes {
+    let mut writer = StreamWriter::try_new(Vec::<u8>::new(), &batches[0].schema()).unwrap();
+    batches.iter().for_each(|batch| writer.write(batch).unwrap());
+    Bytes::from(writer.into_inner().unwrap())
 }
 
 #[test]
