@@ -5,7 +5,8 @@
 //! describes one. Answers are streamed; `X-Snapshot` names the version of every table an answer was read from.
 //!
 //! The invariants: an error before the first row has a status and a JSON body `{error, hint?, line?, column?}`, one
-//! after it ends the answer as `format` says; a client that goes away stops its query. Deliberately absent: logins.
+//! after it ends the answer as `format` says; a client that goes away stops its query, and one that stops reading loses
+//! it at the deadline. Deliberately absent: logins.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,8 +21,12 @@ use axum::{
 };
 use bytes::Bytes;
 use futures::{StreamExt, stream};
-use runtime::catalog::{self, NotReplayed};
+use runtime::{
+    catalog::{self, NotReplayed},
+    tasks::{Fate, TaskGroup},
+};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use tokio::sync::mpsc;
 
 use crate::{
     AnalysisState,
@@ -190,21 +195,40 @@ struct Sending {
     started: bool,
 }
 
+/// An answer on its way from the task that makes it. The task is another than the connection's, since nobody polls the
+/// body of a client that does not read, and its query must end all the same.
+struct Making {
+    chunks: mpsc::Receiver<Chunk>,
+    /// Dropped with the body, which ends the task.
+    _task: TaskGroup,
+}
+
+impl Making {
+    fn begin(answer: Answer, encoder: Encoder) -> Self {
+        let (made, chunks) = mpsc::channel(1);
+        let task = TaskGroup::new();
+        let sending = Sending { answer, encoder: Some(encoder), started: false };
+        task.spawn("answer", Fate::Detached, sending.run(made));
+        Self { chunks, _task: task }
+    }
+}
+
 /// The transfer was broken off on purpose; the client was told why where the format has a place for it.
 #[derive(Debug, thiserror::Error)]
 #[error("answer broken off: {0}")]
 struct BrokenOff(QueryError);
 
-/// The bytes of an answer. Dropping the stream stops the query.
+/// The bytes of an answer. Dropping the stream stops the query; so does the query's deadline, polled or not.
 fn encoded(answer: Answer, encoder: Encoder) -> impl futures::Stream<Item = Result<Bytes, BrokenOff>> + Send {
-    let sending = Sending { answer, encoder: Some(encoder), started: false };
-    let chunks = stream::unfold(sending, |mut sending| async move {
-        let chunk = sending.next().await?;
-        Some((chunk, sending))
+    let chunks = stream::unfold(Some(Making::begin(answer, encoder)), |making| async move {
+        let mut making = making?;
+        let chunk = making.chunks.recv().await.unwrap_or_else(Chunk::missing);
+        let more = matches!(chunk, Chunk::Bytes(_)).then_some(making);
+        Some((chunk, more))
     });
     chunks
         .flat_map(|chunk| match chunk {
-            Chunk::Bytes(bytes) => stream::iter(vec![Step::Send(bytes)]),
+            Chunk::Bytes(bytes) | Chunk::Last(bytes) => stream::iter(vec![Step::Send(bytes)]),
             Chunk::BreakOff(bytes, error) => stream::iter(vec![Step::Send(bytes), Step::Pause, Step::Fail(error)]),
         })
         .filter_map(|step| async move {
@@ -229,7 +253,16 @@ fn encoded(answer: Answer, encoder: Encoder) -> impl futures::Stream<Item = Resu
 
 enum Chunk {
     Bytes(Bytes),
+    /// After which the answer is complete, or says that it is not.
+    Last(Bytes),
     BreakOff(Bytes, QueryError),
+}
+
+impl Chunk {
+    /// What stands for the rest of an answer whose task is gone: only a panic takes it away before the last chunk.
+    fn missing() -> Self {
+        Self::BreakOff(Bytes::new(), QueryError::new(ErrorKind::Internal, "the answer could not be made to its end"))
+    }
 }
 
 enum Step {
@@ -239,40 +272,58 @@ enum Step {
 }
 
 impl Sending {
-    async fn next(&mut self) -> Option<Chunk> {
-        let encoder = self.encoder.as_mut()?;
-        if !self.started {
-            self.started = true;
-            let start = encoder.start();
-            return Some(self.chunk(start));
-        }
-        match self.answer.next().await {
-            Some(Ok(batch)) => {
-                let rows = encoder.batch(&batch);
-                Some(self.chunk(rows))
+    /// Makes chunks as they are taken, until the last one, or until nobody is there to take them.
+    async fn run(mut self, made: mpsc::Sender<Chunk>) -> anyhow::Result<()> {
+        while let Some(encoder) = self.encoder.take() {
+            // Room first, then the chunk: rows in hand when time is over would be lost, or held for as long as nobody
+            // reads. The start has room, and is made whatever the time: an ending needs it.
+            let room = made.reserve();
+            let room = if self.started { self.answer.within_its_time(room).await } else { Ok(room.await) };
+            match room {
+                Ok(Ok(room)) => {
+                    let chunk = self.next(encoder).await;
+                    room.send(chunk);
+                }
+                Ok(Err(_nobody_there)) => break,
+                Err(error) => {
+                    // The query is over. What is left is small, and waits for as long as the connection.
+                    let _nobody_there = made.send(ending(&encoder, error)).await;
+                }
             }
-            Some(Err(error)) => Some(self.fail(error)),
-            None => {
-                let end = self.encoder.take()?.finish();
-                Some(self.chunk(end))
-            }
         }
+        Ok(())
     }
 
-    fn chunk(&mut self, made: Result<Bytes, arrow::error::ArrowError>) -> Chunk {
+    async fn next(&mut self, mut encoder: Encoder) -> Chunk {
+        let made = if std::mem::replace(&mut self.started, true) {
+            match self.answer.next().await {
+                Some(Ok(batch)) => encoder.batch(&batch),
+                Some(Err(error)) => return ending(&encoder, error),
+                None => return last(encoder),
+            }
+        } else {
+            encoder.start()
+        };
         match made {
-            Ok(bytes) => Chunk::Bytes(bytes),
-            Err(error) => self.fail(unwritable(&error)),
+            Ok(bytes) => {
+                self.encoder = Some(encoder);
+                Chunk::Bytes(bytes)
+            }
+            Err(error) => ending(&encoder, unwritable(&error)),
         }
     }
+}
 
-    fn fail(&mut self, error: QueryError) -> Chunk {
-        match self.encoder.take().map(|encoder| encoder.fail(&error)) {
-            Some(ending) if !ending.broken => Chunk::Bytes(ending.last),
-            Some(ending) => Chunk::BreakOff(ending.last, error),
-            None => Chunk::BreakOff(Bytes::new(), error),
-        }
+fn last(encoder: Encoder) -> Chunk {
+    match encoder.finish() {
+        Ok(bytes) => Chunk::Last(bytes),
+        Err(error) => Chunk::BreakOff(Bytes::new(), unwritable(&error)),
     }
+}
+
+fn ending(encoder: &Encoder, error: QueryError) -> Chunk {
+    let ending = encoder.fail(&error);
+    if ending.broken { Chunk::BreakOff(ending.last, error) } else { Chunk::Last(ending.last) }
 }
 
 /// What is told of a table.

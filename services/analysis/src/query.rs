@@ -37,6 +37,7 @@ use url::Url;
 use crate::{
     admission::{Admission, Slot},
     catalog::{CATALOG, Declared, QueryCatalog, Tables},
+    depth::{check_tokens, check_tree},
     error::{ErrorKind, QueryError},
     memory::{ProcessPool, QueryPool},
     metrics,
@@ -116,12 +117,26 @@ impl Answer {
                 self.complete();
                 None
             }
-            Err(error) => {
-                let error = running.account.close_with(error);
-                self.running = None;
-                Some(Err(error))
-            }
+            Err(error) => Some(Err(self.fail(error))),
         }
+    }
+
+    /// Waits for something outside of the query, such as room for its next rows, but no longer than the query may take.
+    /// After an error the query has let go of all it held, as after one of [`next`](Self::next).
+    ///
+    /// # Errors
+    /// The query ran out of time.
+    pub(crate) async fn within_its_time<T>(&mut self, work: impl Future<Output = T>) -> Result<T, QueryError> {
+        let Some(deadline) = self.running.as_ref().map(|running| running.execution.deadline) else {
+            return Ok(work.await);
+        };
+        deadline.bound(work).await.map_err(|error| self.fail(error))
+    }
+
+    fn fail(&mut self, error: QueryError) -> QueryError {
+        self.first = None;
+        let Some(mut running) = self.running.take() else { return error };
+        running.account.close_with(error)
     }
 
     fn complete(&mut self) {
@@ -344,6 +359,7 @@ async fn plan(
 ) -> Result<LogicalPlan, QueryError> {
     let statement = parse(state, explain, &request.sql)?;
     check_reads_only(&statement)?;
+    check_tree(&statement)?;
     let plan = state.statement_to_plan(statement).await.map_err(|error| explain.error(&error))?;
     let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     options.verify_plan(&plan).map_err(|_| refused("SELECT INTO"))?;
@@ -353,6 +369,7 @@ async fn plan(
 }
 
 fn parse(state: &SessionState, explain: &Explain, sql: &str) -> Result<datafusion::sql::parser::Statement, QueryError> {
+    check_tokens(sql)?;
     state.sql_to_statement(sql, &Dialect::Generic).map_err(|error| match error.find_root() {
         DataFusionError::NotImplemented(_) => {
             QueryError::new(ErrorKind::Invalid, "there are several statements").with_hint("send one at a time")
@@ -406,11 +423,15 @@ struct Deadline {
 
 impl Deadline {
     async fn bound<T>(&self, work: impl Future<Output = T>) -> Result<T, QueryError> {
-        timeout_at(self.at, work).await.map_err(|_| {
-            let message = format!("query took longer than {} ms", self.timeout.as_millis());
-            QueryError::new(ErrorKind::Timeout, message)
-                .with_hint("give it more time with `timeout_ms`, up to `analysis.timeout`, or have it read less")
-        })
+        // Work that is always ready would never meet the timer.
+        if Instant::now() < self.at
+            && let Ok(done) = timeout_at(self.at, work).await
+        {
+            return Ok(done);
+        }
+        let message = format!("query took longer than {} ms", self.timeout.as_millis());
+        Err(QueryError::new(ErrorKind::Timeout, message)
+            .with_hint("give it more time with `timeout_ms`, up to `analysis.timeout`, or have it read less"))
     }
 }
 

@@ -92,10 +92,17 @@ fn widen_timestamp(scalar: ScalarValue, side: Side) -> ScalarValue {
     }
 }
 
-/// A partition value as Delta stores it: text, where the empty string and absence both mean null.
+/// A partition value as Delta stores it: text, and null where there is none.
+///
+/// To Delta the empty string is null as well, in every type. Our writer keeps it apart from null (see `partitions` in
+/// `lake`), so in a column of text it is what it is: null would be another value than the row had, and none that a
+/// column that is NOT NULL may have. Files of other writers, which only their names tell from ours, are read the same.
+/// It is what these writers mean as far as we know: Spark writes null for both, Delta for Python writes null as null.
+/// Where one of them compacts our files, null is all that is left.
 pub(crate) fn partition_value(data_type: &DataType, text: Option<&str>) -> Option<ScalarValue> {
-    match text {
-        None | Some("") => ScalarValue::try_from(data_type).ok(),
+    let is_text = matches!(data_type, DataType::Utf8 | DataType::Utf8View);
+    match text.filter(|text| is_text || !text.is_empty()) {
+        None => ScalarValue::try_from(data_type).ok(),
         Some(text) => ScalarValue::try_from_string(text.to_owned(), data_type).ok(),
     }
 }
@@ -229,6 +236,17 @@ mod tests {
         assert_eq!(bounds_of(DataType::Int64, json!("x"), Side::Min), Precision::Absent);
         assert_eq!(bounds_of(DataType::Int64, json!({"a": 1}), Side::Min), Precision::Absent);
         assert_eq!(bound(&DataType::Int64, None, Side::Min), Precision::Absent);
+    }
+
+    #[test]
+    fn an_empty_partition_value_is_itself_only_where_it_is_text() {
+        let empty = |data_type: DataType| partition_value(&data_type, Some("")).unwrap();
+        assert_eq!(empty(DataType::Utf8), ScalarValue::Utf8(Some(String::new())));
+        assert_eq!(empty(DataType::Utf8View), ScalarValue::Utf8View(Some(String::new())));
+        assert!(empty(DataType::Date32).is_null() && empty(DataType::Boolean).is_null());
+        let known = partition_statistics(&empty(DataType::Utf8View), Precision::Exact(9));
+        assert_eq!(known.null_count, Precision::Exact(0));
+        assert_eq!(known.min_value, Precision::Exact(ScalarValue::Utf8View(Some(String::new()))));
     }
 
     #[test]

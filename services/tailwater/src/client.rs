@@ -27,12 +27,22 @@ pub(crate) struct Client {
     base: String,
 }
 
-/// What every error answer looks like.
+/// What every error looks like, as an answer or at the end of one.
 #[derive(Debug, Deserialize)]
-struct ErrorBody {
+pub(crate) struct ErrorBody {
     error: String,
     #[serde(default)]
     hint: Option<String>,
+}
+
+impl ErrorBody {
+    /// The server's words.
+    pub(crate) fn text(self) -> String {
+        match self.hint {
+            Some(hint) => format!("{}\nhint: {hint}", self.error),
+            None => self.error,
+        }
+    }
 }
 
 impl Client {
@@ -84,8 +94,7 @@ async fn refusal(response: Response) -> Failure {
     let status = response.status();
     let body = response.text().await.unwrap_or_default();
     let text = match serde_json::from_str::<ErrorBody>(&body) {
-        Ok(ErrorBody { error, hint: Some(hint) }) => format!("{error}\nhint: {hint}"),
-        Ok(ErrorBody { error, hint: None }) => error,
+        Ok(error) => error.text(),
         Err(_) if body.is_empty() => format!("the server answered {status}"),
         Err(_) => body,
     };

@@ -163,6 +163,33 @@ async fn partition_values_are_columns_and_rule_out_files() {
 }
 
 #[tokio::test]
+async fn an_empty_string_in_a_partition_column_is_not_null() {
+    let columns = vec![
+        Field::new("country", DataType::Utf8, true),
+        Field::new("city", DataType::Utf8, false),
+        Field::new("units", DataType::Int64, true),
+    ];
+    let stock = stage("shop", "stock", columns, &["country", "city"]);
+    let shop = Shop::new(vec![stock.clone()]);
+    let columns: Vec<ArrayRef> = vec![
+        Arc::new(StringArray::from(vec![Some(""), None, Some("FR"), Some("")])),
+        Arc::new(StringArray::from(vec!["", "Linz", "Linz", "Linz"])),
+        Arc::new(Int64Array::from(vec![1, 2, 3, 4])),
+    ];
+    write(&shop.lake, &stock, &[RecordBatch::try_new(Arc::clone(&stock.schema), columns).unwrap()]).await;
+    let all = "SELECT units, country = '', country IS NULL, city = '' FROM stock ORDER BY units";
+    let expected = ["1 true false true", "2  true false", "3 false false false", "4 true false false"];
+    assert_eq!(shop.ask(all).await, expected);
+    assert_eq!(shop.ask("SELECT units FROM stock WHERE country = '' ORDER BY units").await, ["1", "4"]);
+    assert_eq!(shop.ask("SELECT units FROM stock WHERE country IS NULL").await, ["2"]);
+    assert_eq!(shop.ask("SELECT units FROM stock WHERE city < 'L' AND country IS NOT NULL").await, ["1"]);
+    assert_eq!(shop.ask("SELECT count(country), count(city), count(*) FROM stock").await, ["3 4 4"]);
+    assert_eq!(files_read(&shop, "SELECT units FROM stock WHERE country = ''").await, 2);
+    assert_eq!(files_read(&shop, "SELECT units FROM stock WHERE country IS NULL").await, 1);
+    assert_eq!(files_read(&shop, "SELECT units FROM stock WHERE city = ''").await, 1);
+}
+
+#[tokio::test]
 async fn a_declared_table_without_rows_is_empty() {
     let shop = Shop::new(vec![orders_stage()]);
     assert_eq!(shop.ask("SELECT count(*), sum(amount) FROM orders").await, ["0 "]);

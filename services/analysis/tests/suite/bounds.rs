@@ -1,6 +1,6 @@
 //! Queries only read, and end within their bounds.
 
-use std::{sync::Arc, time::Duration};
+use std::{ops::Range, sync::Arc, time::Duration};
 
 use analysis::{ErrorKind, QueryLimits, snapshots::SnapshotCache, table::Layout};
 use lake::Lake;
@@ -105,6 +105,83 @@ async fn a_statement_that_nests_too_deeply_is_refused() {
     let shop = small_shop().await;
     let sql = format!("SELECT {}1{}", "(".repeat(2000), ")".repeat(2000));
     assert_eq!(shop.kind_of_refusal(&sql).await, ErrorKind::Invalid);
+}
+
+fn numbered(numbers: Range<usize>, between: &str, text: fn(usize) -> String) -> String {
+    numbers.map(text).collect::<Vec<_>>().join(between)
+}
+
+/// Statements whose trees or plans are the deeper, the longer they are.
+fn deep(length: usize) -> Vec<String> {
+    let tables = numbered(1..length, ", ", |number| format!("(SELECT 1) t{number}"));
+    let joins = numbered(1..length, " ", |number| format!("CROSS JOIN (SELECT 1) t{number}"));
+    let queries = numbered(1..length, ", ", |number| format!("t{number} AS (SELECT * FROM t{})", number - 1));
+    vec![
+        format!("SELECT * FROM orders WHERE order_id = 1{}", " OR order_id = 1".repeat(length)),
+        format!("SELECT * FROM orders WHERE order_id IN (1, 2){}", " AND order_id IN (1, 2)".repeat(length)),
+        format!("SELECT order_id{} FROM orders", " + order_id".repeat(length)),
+        format!("SELECT order_id{} FROM orders", " + coalesce(order_id, 1)".repeat(length)),
+        format!("SELECT country{} FROM orders", " || country".repeat(length)),
+        format!("SELECT order_id{} FROM orders", "::bigint".repeat(length)),
+        format!("SELECT order_id{} FROM orders", " IS NULL".repeat(length)),
+        format!("SELECT note{} FROM orders", "->'a'".repeat(length)),
+        format!("SELECT note{} FROM orders", "[1]".repeat(length)),
+        format!("SELECT {}order_id{} FROM orders", "abs(".repeat(length), ")".repeat(length)),
+        format!("SELECT CAST(NULL AS {}INT{})", "ARRAY<".repeat(length), ">".repeat(length)),
+        format!("SELECT CAST(NULL AS {}INT{})", "STRUCT<a INT, b ".repeat(length), ">".repeat(length)),
+        format!("SELECT CAST(NULL AS INT{})", "[]".repeat(length)),
+        format!("SELECT {}'1 day'", "INTERVAL ".repeat(length)),
+        format!("{}SELECT 1", "EXPLAIN ".repeat(length)),
+        format!("SELECT 1, 2{}", " UNION ALL SELECT 1, 2".repeat(length)),
+        format!("SELECT * FROM (SELECT 1) t0, {tables}"),
+        format!("SELECT * FROM (SELECT 1) t0 {joins}"),
+        format!("WITH t0 AS (SELECT 1), {queries} SELECT 1"),
+    ]
+}
+
+#[tokio::test]
+async fn a_statement_too_deep_for_the_stack_is_refused() {
+    let shop = small_shop().await;
+    for sql in [deep(1_200), deep(25_000)].concat() {
+        let error = shop.refusal(&sql).await;
+        assert_eq!(error.kind, ErrorKind::Invalid, "{}…: {error:?}", &sql[..100]);
+        assert!(error.hint.is_some(), "{}…: {error:?}", &sql[..100]);
+    }
+    assert_eq!(shop.ask("SELECT count(*) FROM orders").await, ["40"]);
+}
+
+#[tokio::test]
+async fn queries_that_read_each_other_are_not_deeper_together() {
+    let shop = small_shop().await;
+    let chain = |last: usize| {
+        let queries = numbered(1..last + 1, ", ", |number| {
+            format!("t{number} AS (SELECT a{} AS a FROM t{})", " + 1".repeat(100), number - 1)
+        });
+        format!("WITH t0 AS (SELECT order_id AS a FROM orders), {queries} SELECT max(a) FROM t{last}")
+    };
+    assert_eq!(shop.ask(&chain(2)).await, ["239"]);
+    assert_eq!(shop.kind_of_refusal(&chain(100)).await, ErrorKind::Invalid);
+}
+
+#[tokio::test]
+async fn a_statement_that_is_long_without_being_deep_is_answered() {
+    let shop = small_shop().await;
+    let numbers = numbered(0..5_000, ", ", |number| number.to_string());
+    assert_eq!(shop.ask(&format!("SELECT count(*) FROM orders WHERE order_id IN ({numbers})")).await, ["40"]);
+    let texts = numbered(0..5_000, ", ", |number| format!("'customer {number}'"));
+    assert_eq!(shop.ask(&format!("SELECT count(*) FROM customers WHERE name IN ({texts})")).await, ["10"]);
+    let rows = numbered(0..5_000, ", ", |number| format!("({number}, 'a')"));
+    assert_eq!(shop.ask(&format!("SELECT count(*) FROM (VALUES {rows}) AS t(a, b)")).await, ["5000"]);
+    let either = " OR order_id = 7".repeat(190);
+    assert_eq!(shop.ask(&format!("SELECT order_id FROM orders WHERE order_id = 7{either}")).await, ["7"]);
+    let sum = " + order_id".repeat(190);
+    assert_eq!(shop.ask(&format!("SELECT order_id{sum} FROM orders WHERE order_id = 1")).await, ["191"]);
+    let branches = numbered(0..300, " ", |number| format!("WHEN order_id = {number} THEN {number}"));
+    assert_eq!(shop.ask(&format!("SELECT sum(CASE {branches} END) FROM orders")).await, ["780"]);
+    let union = " UNION ALL SELECT 1 AS a, 2 AS b".repeat(60);
+    assert_eq!(shop.ask(&format!("SELECT count(*) FROM (SELECT 1 AS a, 2 AS b{union})")).await, ["61"]);
+    let tables = numbered(0..60, ", ", |number| format!("(SELECT 1 AS a) t{number}"));
+    assert_eq!(shop.ask(&format!("SELECT count(*) FROM {tables}")).await, ["1"]);
 }
 
 #[tokio::test]

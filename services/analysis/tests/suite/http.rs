@@ -275,6 +275,35 @@ async fn a_slow_reader_holds_the_query_back_instead_of_filling_memory() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_loses_its_query_at_the_deadline() {
+    let one = QueryLimits { max_concurrent_queries: 1, max_rows: u64::MAX, ..limits() };
+    let shop = Shop::with_limits(vec![], one);
+    let door = door(&shop).await;
+    for format in ["csv", "json"] {
+        let question = json!({"sql": ENDLESS_ROWS, "format": format, "timeout_ms": 2500});
+        let silent = door.ask(question).await;
+        assert_eq!((silent.status(), shop.queries.running()), (StatusCode::OK, 1));
+        // Waits for the only slot, longer than that query may take.
+        assert_eq!(door.sql_as("csv", "SELECT 1 AS one").await.text().await.unwrap(), "one\n1\n");
+        let given_back = async {
+            while shop.queries.reserved_bytes() > 0 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), given_back).await.unwrap();
+        let (text, broken) = whole(silent).await;
+        if format == "csv" {
+            assert!(broken, "what is missing can be told from the end");
+            continue;
+        }
+        let document: Value = serde_json::from_slice(&text).unwrap();
+        assert_eq!(document["error"]["error"], "query took longer than 2500 ms");
+        let rows = document["rows"].as_array().unwrap().len() as u64;
+        assert_eq!((Some(rows), broken), (document["row_count"].as_u64(), false), "no row that was counted is lost");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn when_too_many_wait_the_next_is_turned_away() {
     let one = QueryLimits { max_concurrent_queries: 1, max_rows: u64::MAX, ..limits() };
     let shop = Shop::with_limits(vec![], one);

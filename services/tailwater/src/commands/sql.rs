@@ -2,8 +2,9 @@
 
 use std::path::PathBuf;
 
-use anyhow::Context as _;
-use futures::StreamExt as _;
+use anyhow::{Context as _, anyhow};
+use bytes::Bytes;
+use futures::{Stream, StreamExt as _};
 use reqwest::Method;
 use runtime::config::Config;
 use rustyline::{
@@ -14,7 +15,7 @@ use serde::Deserialize;
 
 use crate::{
     arguments::{Format, Global},
-    client::{Client, Door},
+    client::{Client, Door, ErrorBody},
     commands::Failure,
     output,
 };
@@ -37,22 +38,70 @@ pub(crate) async fn run(
     }
 }
 
-/// Asks one statement and prints the answer as it streams in.
+/// The end of an answer that is kept to be looked at. Longer words of an error are not repeated.
+const TAIL_BYTES: usize = 64 << 10;
+/// What comes after the rows of a JSON document. Text in it cannot look like this, since its quotation marks have a
+/// backslash before them; a value of a row can, so the last one is meant: after it are a number and text.
+const AFTER_ROWS: &[u8] = br#"],"row_count":"#;
+
+/// Asks one statement and prints the answer as it streams in. One that ends with an error is a failure in every format.
 pub(crate) async fn ask(client: &Client, sql: &str, format: Format) -> Result<(), Failure> {
     let body = serde_json::json!({ "sql": sql, "format": format.as_str() });
-    let mut answer = client.send(client.request(Method::POST, "/v1/sql").json(&body)).await?.bytes_stream();
-    let mut last = None;
+    let answer = client.send(client.request(Method::POST, "/v1/sql").json(&body)).await?;
+    pass_on(answer.bytes_stream(), format, output::raw).await
+}
+
+async fn pass_on(
+    mut answer: impl Stream<Item = reqwest::Result<Bytes>> + Unpin,
+    format: Format,
+    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+) -> Result<(), Failure> {
+    let mut tail = Tail::default();
     while let Some(chunk) = answer.next().await {
         let chunk = chunk.context("the answer broke off; the server's log says why")?;
-        last = chunk.last().copied().or(last);
-        if output::raw(&chunk).is_err() {
+        tail.take(&chunk);
+        if write(&chunk).is_err() {
             return Ok(());
         }
     }
-    if last.is_some_and(|byte| byte != b'\n') {
-        output::line("");
+    if tail.0.last().is_some_and(|byte| *byte != b'\n') && write(b"\n").is_err() {
+        return Ok(());
     }
-    Ok(())
+    // The other formats with an error in them break off.
+    if format == Format::Json { tail.check() } else { Ok(()) }
+}
+
+/// The last bytes of an answer.
+#[derive(Default)]
+struct Tail(Vec<u8>);
+
+/// The members of a document after its rows.
+#[derive(Deserialize)]
+struct AfterRows {
+    error: Option<ErrorBody>,
+}
+
+impl Tail {
+    fn take(&mut self, chunk: &[u8]) {
+        self.0.extend_from_slice(&chunk[chunk.len().saturating_sub(TAIL_BYTES)..]);
+        let surplus = self.0.len().saturating_sub(TAIL_BYTES);
+        self.0.drain(..surplus);
+    }
+
+    /// Whether this is the end of a JSON document that is complete and says of no error.
+    fn check(&self) -> Result<(), Failure> {
+        match self.after_rows() {
+            Some(AfterRows { error: None }) => Ok(()),
+            Some(AfterRows { error: Some(error) }) => Err(anyhow!(error.text()).into()),
+            None => Err(anyhow!("the answer is not complete: see its end").into()),
+        }
+    }
+
+    fn after_rows(&self) -> Option<AfterRows> {
+        let place = self.0.windows(AFTER_ROWS.len()).rposition(|bytes| bytes == AFTER_ROWS)?;
+        let members = self.0[place..].strip_prefix(b"],")?;
+        serde_json::from_slice(&[b"{".as_slice(), members].concat()).ok()
+    }
 }
 
 /// The answer to one statement, whole, as CSV.
@@ -206,9 +255,82 @@ impl rustyline::completion::Completer for WordCompleter {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::sync::Arc;
+
+    use analysis::{Encoder, ErrorKind, QueryError};
+    use arrow::{
+        array::{RecordBatch, StringArray},
+        datatypes::{DataType, Field, Schema},
+    };
+    use futures::stream;
     use rustyline::completion::Completer as _;
 
     use super::*;
+
+    const ENDS: &str = r#"]],"row_count":1,"error":{"error":"said in a row"}}"#;
+
+    /// A document of one row, as the server makes it.
+    fn document(text: &str, error: Option<QueryError>) -> Vec<u8> {
+        let schema = Arc::new(Schema::new(vec![Field::new("error", DataType::Utf8, true)]));
+        let rows = StringArray::from(vec![text]);
+        let batch = RecordBatch::try_new(Arc::clone(&schema), vec![Arc::new(rows)]).unwrap();
+        let mut encoder = Encoder::new(analysis::Format::Json, schema).unwrap();
+        let mut document = encoder.start().unwrap().to_vec();
+        document.extend_from_slice(&encoder.batch(&batch).unwrap());
+        document.extend_from_slice(&match error {
+            Some(error) => encoder.fail(&error).last,
+            None => encoder.finish().unwrap(),
+        });
+        document
+    }
+
+    /// What comes of a document that arrives in pieces of this many bytes. It is printed in any case.
+    async fn outcome(document: &[u8], piece: usize) -> Result<(), String> {
+        let pieces = document.chunks(piece).map(|piece| Ok::<_, reqwest::Error>(Bytes::copy_from_slice(piece)));
+        let mut printed = Vec::new();
+        let write = |bytes: &[u8]| {
+            printed.extend_from_slice(bytes);
+            Ok(())
+        };
+        let passed = pass_on(stream::iter(pieces), Format::Json, write).await;
+        assert_eq!(printed, document);
+        passed.map_err(|failure| failure.error.to_string())
+    }
+
+    #[tokio::test]
+    async fn a_document_that_ends_with_an_error_is_a_failure_in_the_servers_words() {
+        let error = QueryError::new(ErrorKind::TooLarge, r#"more than "1" rows"#).with_hint("add a LIMIT");
+        for text in ["x", ENDS, &"x".repeat(2 * TAIL_BYTES)] {
+            let document = document(text, Some(error.clone()));
+            for piece in [1 + document.len() / 1000, document.len()] {
+                assert_eq!(outcome(&document, piece).await.unwrap_err(), "more than \"1\" rows\nhint: add a LIMIT");
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_whole_document_is_a_success_whatever_its_rows_say() {
+        for text in ["x", ENDS, &"x".repeat(2 * TAIL_BYTES)] {
+            let document = document(text, None);
+            for piece in [1 + document.len() / 1000, document.len()] {
+                outcome(&document, piece).await.unwrap();
+            }
+        }
+        let value = r#"{"a":[1],"row_count":1,"error":{"error":"said in a value"}}"#;
+        for (rows, count) in [(format!("[{value}]"), 1), (String::new(), 0)] {
+            let document = format!("{{\"columns\":[],\"rows\":[{rows}],\"row_count\":{count}}}\n");
+            outcome(document.as_bytes(), 5).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_document_without_its_end_is_a_failure() {
+        let document = document("x", None);
+        let cut = [&document[..document.len() - 20], b"\n"].concat();
+        assert!(outcome(&cut, 5).await.unwrap_err().contains("not complete"));
+        let endless = QueryError::new(ErrorKind::Invalid, "x".repeat(2 * TAIL_BYTES));
+        assert!(outcome(&self::document("x", Some(endless)), 4096).await.unwrap_err().contains("not complete"));
+    }
 
     #[test]
     fn names_complete_at_the_word_under_the_cursor() {
