@@ -191,7 +191,7 @@ mod tests {
     #[test]
     fn tables_share_one_limit() {
         let memory = SharedMemory::new(200);
-        let (mut one, mut other) = (memory.share(), memory.clone().share());
+        let (mut one, mut other) = (memory.share(), memory.share());
         one.set(60);
         assert!(!memory.is_exhausted());
         other.set(40);
