@@ -178,9 +178,18 @@ pub(crate) fn percentile(values: &[Duration], percent: usize) -> Duration {
     sorted.get(rank - 1).copied().unwrap_or_default()
 }
 
+/// What was found, without the examples where the judge gave them.
+fn in_words(problem: &str) -> String {
+    let judged = serde_json::from_str::<Value>(problem).unwrap_or_default();
+    match (judged["meaning"].as_str(), judged["violations"].as_u64()) {
+        (Some(meaning), Some(violations)) => format!("{violations} times not held: {meaning}"),
+        _ => problem.to_owned(),
+    }
+}
+
 fn problems(fault: &str, sum: &Sum) -> String {
     let lines = sum.problems.iter().map(|problem| {
-        let line: String = problem.split_whitespace().collect::<Vec<_>>().join(" ");
+        let line: String = in_words(problem).split_whitespace().collect::<Vec<_>>().join(" ");
         let short: String = line.chars().take(400).collect();
         format!("* `{fault}`: {short}\n")
     });
@@ -191,7 +200,8 @@ fn controls_table(controls: &BTreeMap<String, Sum>) -> Result<String> {
     let mut text = "\n## Negative controls\n\nThe same harness with a safeguard of the protocol switched off (`just faults negative`). It must find rows lost or doubled, an invariant broken, or a halt.\n\n".to_owned();
     text += "| without | lost | doubled | what else was seen | date |\n|---|---:|---:|---|---|\n";
     for (name, sum) in controls {
-        let seen: Vec<String> = sum.problems.iter().map(|problem| problem.chars().take(160).collect()).collect();
+        let seen: Vec<String> =
+            sum.problems.iter().map(|problem| in_words(problem).chars().take(160).collect()).collect();
         let seen = seen.join("; ").replace('|', "/").replace('\n', " ");
         writeln!(text, "| `{name}` | {} | {} | {seen} | {} |", sum.lost, sum.doubled, sum.date)?;
     }
