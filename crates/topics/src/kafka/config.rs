@@ -183,8 +183,9 @@ impl KafkaConfig {
             ("topic.metadata.propagation.max.ms", "10000".to_owned()),
             // The default of a second starves a reader whose queue was full for a moment.
             ("fetch.queue.backoff.ms", "5".to_owned()),
-            // A new reader waits for the fetch under way, so that must not be long.
-            ("fetch.wait.max.ms", "100".to_owned()),
+            // A broker has one fetch at a time from a client. Where all busy partitions have their queues full for a
+            // moment it asks for idle ones alone, and the busy ones wait until that is over: so that must not be long.
+            ("fetch.wait.max.ms", "20".to_owned()),
         ];
         let mut config = self.build(&ours, &[OF_MEMBERS, OF_PRODUCERS]);
         // Only at this level does librdkafka say that a topic was deleted and created again.
