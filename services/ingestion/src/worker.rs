@@ -172,20 +172,25 @@ fn overtaken(error: TopicError) -> TaskError {
 }
 
 /// Cuts a run between messages where it has many lines: rows of a few bytes take a hundred times their size.
-fn pieces(run: Vec<Message>) -> Vec<Vec<Message>> {
-    let (mut pieces, mut lines) = (vec![Vec::new()], 0);
-    for message in run {
+fn pieces(mut run: Vec<Message>) -> Vec<Vec<Message>> {
+    let mut pieces: Vec<_> = cuts(&run).into_iter().rev().map(|cut| run.split_off(cut)).collect();
+    pieces.push(run);
+    pieces.reverse();
+    pieces
+}
+
+/// Where pieces begin behind the first, in order; hardly ever anywhere.
+fn cuts(run: &[Message]) -> Vec<usize> {
+    let (mut cuts, mut lines) = (Vec::new(), 0);
+    for (index, message) in run.iter().enumerate() {
         let more = memchr::memchr_iter(b'\n', &message.payload).count() + 1;
         if lines > 0 && lines + more > MOST_LINES {
-            pieces.push(Vec::new());
+            cuts.push(index);
             lines = 0;
         }
         lines += more;
-        if let Some(piece) = pieces.last_mut() {
-            piece.push(message);
-        }
     }
-    pieces
+    cuts
 }
 
 /// What a task waits for.

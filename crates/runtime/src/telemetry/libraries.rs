@@ -6,6 +6,7 @@
 
 use tracing::subscriber::Interest;
 use tracing::{Event, Level, Metadata, Subscriber};
+use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::layer::{Context, Filter};
 
 use super::throttle::Throttle;
@@ -48,6 +49,12 @@ impl<S: Subscriber> Filter<S> for Libraries {
         let is_due = || self.throttle.permit(metadata.name(), SystemClock.now_ms()).is_some();
         is_ours(metadata) || *metadata.level() > Level::INFO || is_due()
     }
+
+    /// It says nothing of levels. Without that word a filter that is joined with this one has no bound either, and every
+    /// line that a library could write is looked at: the Kafka client has several for each message.
+    fn max_level_hint(&self) -> Option<LevelFilter> {
+        Some(LevelFilter::TRACE)
+    }
 }
 
 fn is_ours(metadata: &Metadata<'_>) -> bool {
@@ -59,7 +66,16 @@ fn is_ours(metadata: &Metadata<'_>) -> bool {
 mod tests {
     use std::{collections::BTreeSet, fs, path::PathBuf};
 
+    use tracing_subscriber::{EnvFilter, Registry, filter::FilterExt};
+
     use super::*;
+
+    #[test]
+    fn a_level_that_is_joined_with_it_keeps_its_bound() {
+        let joined = FilterExt::<Registry>::and(EnvFilter::new("info"), Libraries::default());
+        let hint = Filter::<Registry>::max_level_hint(&joined);
+        assert_eq!(hint, Some(LevelFilter::INFO));
+    }
 
     #[test]
     fn ours_are_the_crates_of_this_workspace_that_say_something() {
