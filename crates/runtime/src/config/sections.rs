@@ -159,15 +159,16 @@ settings! {
         pub listen: String = String::from("127.0.0.1:8084"),
         /// Bytes one query may use. "512MiB", so that one query cannot take all of `memory`.
         pub query_memory: ByteSize = ByteSize::mebibytes(512),
-        /// Bytes all queries may use together. "1GiB" fits a small machine; the program and what it remembers of files
-        /// take an eighth and 100 MiB more.
+        /// Bytes all queries may use together. "1GiB" fits a small machine. The program, and an eighth of this for the
+        /// footers of files, come on top.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// How long a query may run. "60s" bounds what nobody waits for any more.
         pub timeout: Duration = Duration::secs(60),
         /// Rows of one answer at most. 1000000 is more than anybody reads; take a LIMIT, or the tables themselves,
         /// for more.
         pub max_rows: u64 = 1_000_000,
-        /// Queries running at once; four times as many wait, for 10 s at most. 16 keeps a few cores busy without each query crawling.
+        /// Queries running at once; four times as many wait, for 10 s at most. 16 keeps a few cores busy without each query
+        /// crawling.
         pub max_concurrent_queries: usize = 16,
     }
 }
