@@ -7,6 +7,7 @@
 mod catalog;
 mod change;
 mod columns;
+pub mod depth;
 mod graph;
 mod inspect;
 mod lex;

@@ -11,6 +11,8 @@ use datafusion::{
     sql::sqlparser::parser::ParserError,
 };
 
+use pipeline::depth::TooDeep;
+
 use crate::{
     catalog::Tables,
     memory::{MemoryScope, Refusal},
@@ -87,6 +89,13 @@ pub struct QueryError {
     pub hint: Option<String>,
     /// Where in the SQL.
     pub place: Option<Place>,
+}
+
+impl From<TooDeep> for QueryError {
+    fn from(excess: TooDeep) -> Self {
+        let place = excess.place.map(|span| Place { line: span.start.line, column: span.start.column });
+        Self::new(ErrorKind::Invalid, excess.message).with_hint(excess.help).at(place)
+    }
 }
 
 impl QueryError {

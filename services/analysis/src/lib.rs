@@ -7,7 +7,6 @@
 mod admission;
 pub mod api;
 pub mod catalog;
-mod depth;
 mod error;
 mod format;
 pub mod ledger;

@@ -27,9 +27,14 @@ use datafusion::{
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
     physical_plan::execute_stream,
     prelude::SessionConfig,
+    sql::{
+        parser::Statement,
+        sqlparser::{dialect::GenericDialect, tokenizer::Tokenizer},
+    },
 };
 use futures::StreamExt;
 use object_store::ObjectStore;
+use pipeline::depth;
 use runtime::catalog::{CatalogReceiver, CatalogView};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
@@ -37,7 +42,6 @@ use url::Url;
 use crate::{
     admission::{Admission, Slot},
     catalog::{CATALOG, Declared, QueryCatalog, Tables},
-    depth::{check_tokens, check_tree},
     error::{ErrorKind, QueryError},
     memory::{ProcessPool, QueryPool},
     metrics,
@@ -359,7 +363,7 @@ async fn plan(
 ) -> Result<LogicalPlan, QueryError> {
     let statement = parse(state, explain, &request.sql)?;
     check_reads_only(&statement)?;
-    check_tree(&statement)?;
+    check_depth(&statement)?;
     let plan = state.statement_to_plan(statement).await.map_err(|error| explain.error(&error))?;
     let options = SQLOptions::new().with_allow_ddl(false).with_allow_dml(false).with_allow_statements(false);
     options.verify_plan(&plan).map_err(|_| refused("SELECT INTO"))?;
@@ -368,8 +372,11 @@ async fn plan(
     Ok(plan)
 }
 
-fn parse(state: &SessionState, explain: &Explain, sql: &str) -> Result<datafusion::sql::parser::Statement, QueryError> {
-    check_tokens(sql)?;
+fn parse(state: &SessionState, explain: &Explain, sql: &str) -> Result<Statement, QueryError> {
+    // What does not even fall into tokens is explained by the parser, which makes no tree of it.
+    if let Ok(tokens) = Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location() {
+        depth::check_tokens(&tokens)?;
+    }
     state.sql_to_statement(sql, &Dialect::Generic).map_err(|error| match error.find_root() {
         DataFusionError::NotImplemented(_) => {
             QueryError::new(ErrorKind::Invalid, "there are several statements").with_hint("send one at a time")
@@ -377,6 +384,15 @@ fn parse(state: &SessionState, explain: &Explain, sql: &str) -> Result<datafusio
         DataFusionError::Plan(_) => QueryError::new(ErrorKind::Invalid, "there is no statement"),
         _ => explain.error(&error),
     })
+}
+
+fn check_depth(statement: &Statement) -> Result<(), QueryError> {
+    match statement {
+        Statement::Statement(inner) => Ok(depth::check_tree(inner)?),
+        Statement::Explain(explain) => check_depth(&explain.statement),
+        // Never planned.
+        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => Ok(()),
+    }
 }
 
 /// Turns JSON values of unknown type, which no format can show, into their text.

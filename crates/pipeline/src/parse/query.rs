@@ -2,29 +2,18 @@
 //!
 //! Invariant: a query that passes is shallow enough to print, visit, plan and drop on any thread, and its canonical
 //! text parses back to an equal tree.
-//! Deliberately absent: what the query may say; that is `inspect`.
+//! Deliberately absent: what the query may say (`inspect`), and how deep it may be (`depth`).
 
-use std::ops::ControlFlow;
-
-use datafusion::sql::sqlparser::ast::{Expr, Query, Visit, Visitor};
+use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::parser::{Parser, ParserError};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan};
 
+use crate::depth::{self, TooDeep};
 use crate::inspect::{ROW_BY_ROW, TIME_WINDOWS};
 use crate::lex::{Cursor, QueryText, SourceFile, describe, lower_first, split_statements};
 use crate::near::did_you_mean;
 use crate::problem::Problem;
-
-/// Tokens between two commas. A chain of operators makes a tree as deep as it is long, and the library drops trees
-/// by recursion, so the bound must hold before there is a tree.
-const MAX_TOKENS_WITHOUT_COMMA: usize = 2_000;
-
-/// How deep expressions may be nested once parsed.
-const MAX_EXPRESSION_DEPTH: usize = 200;
-
-/// Set operations in one query; each makes the tree one deeper.
-const MAX_SET_OPERATIONS: usize = 64;
 
 /// Words that a misspelt keyword may have meant.
 const KEYWORDS: &[&str] =
@@ -37,9 +26,9 @@ pub(super) fn read(cursor: &mut Cursor<'_>) -> Result<QueryText, Problem> {
     if tokens.is_empty() {
         return Err(end);
     }
-    check_length(cursor.source, tokens)?;
+    depth::check_tokens(tokens).map_err(|excess| too_deep(cursor.source, tokens, excess))?;
     let tree = parse_query(tokens).map_err(|error| problem_of(cursor.source, tokens, &error))?;
-    check_depth(cursor.source, tokens, &tree)?;
+    depth::check_tree(&tree).map_err(|excess| too_deep(cursor.source, tokens, excess))?;
     Ok(QueryText { tree, tokens: tokens.to_vec() })
 }
 
@@ -53,55 +42,9 @@ fn parse_query(tokens: &[TokenWithSpan]) -> Result<Box<Query>, ParserError> {
     }
 }
 
-fn check_length(source: &SourceFile, tokens: &[TokenWithSpan]) -> Result<(), Problem> {
-    let mut run = 0;
-    let mut set_operations = 0;
-    for token in tokens {
-        run = if token.token == Token::Comma { 0 } else { run + 1 };
-        if run > MAX_TOKENS_WITHOUT_COMMA {
-            let problem = source.problem(token.span, "the expression is too long");
-            return Err(problem.with_help("cut it into several views, or use IN (…) for long lists"));
-        }
-        set_operations += usize::from(is_set_operator(&token.token));
-        if set_operations > MAX_SET_OPERATIONS {
-            let message = format!("a view has more than {MAX_SET_OPERATIONS} set operations");
-            return Err(source.problem(token.span, message).with_help("cut it into several views"));
-        }
-    }
-    Ok(())
-}
-
-fn is_set_operator(token: &Token) -> bool {
-    let Token::Word(word) = token else { return false };
-    word.quote_style.is_none() && ["union", "except", "intersect", "minus"].contains(&word.value.as_str())
-}
-
-fn check_depth(source: &SourceFile, tokens: &[TokenWithSpan], query: &Query) -> Result<(), Problem> {
-    let mut depth = Depth::default();
-    let visited = query.visit(&mut depth);
-    if visited.is_continue() {
-        return Ok(());
-    }
-    let span = tokens.first().map_or_else(Span::empty, |token| token.span);
-    let message = format!("an expression is nested deeper than {MAX_EXPRESSION_DEPTH}");
-    Err(source.problem(span, message).with_help("use IN (…) for long lists, or cut it into several views"))
-}
-
-#[derive(Default)]
-struct Depth(usize);
-
-impl Visitor for Depth {
-    type Break = ();
-
-    fn pre_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
-        self.0 += 1;
-        if self.0 > MAX_EXPRESSION_DEPTH { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-    }
-
-    fn post_visit_expr(&mut self, _: &Expr) -> ControlFlow<()> {
-        self.0 -= 1;
-        ControlFlow::Continue(())
-    }
+fn too_deep(source: &SourceFile, tokens: &[TokenWithSpan], excess: TooDeep) -> Problem {
+    let first = || tokens.first().map_or_else(Span::empty, |token| token.span);
+    source.problem(excess.place.unwrap_or_else(first), excess.message).with_help(excess.help)
 }
 
 /// Puts a fault of the library's parser at its place, and looks for a misspelt keyword there or just before.

@@ -197,6 +197,8 @@ fn trees_of_any_depth_are_refused_or_planned_without_overflowing_the_stack() {
                 format!("SELECT a FROM t{}", " UNION ALL SELECT a FROM t".repeat(length)),
                 format!("SELECT a FROM {}t{}", "(SELECT a FROM ".repeat(length), ")".repeat(length)),
                 format!("SELECT a FROM t WHERE a IN ({}1)", "1, ".repeat(length)),
+                format!("SELECT a{} AS b FROM t", " + nullif(a, 1)".repeat(length)),
+                format!("SELECT a FROM t WHERE a = 1{}", " OR a IN (1, 2)".repeat(length)),
             ];
             for chain in chains {
                 let parsed = parse_text(&format!("CREATE SOURCE t (a INT); {}", wrap(chain)));

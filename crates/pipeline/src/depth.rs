@@ -1,10 +1,10 @@
-//! How deep a statement may be, so that no thread's stack is too small for it.
+//! How deep SQL may be, so that no thread's stack is too small for it: views as well as statements sent to analysis.
 //!
-//! The invariant: what passes can be parsed, planned, run and dropped on a stack of 2 MiB, which is what the runtime's
-//! threads have. All of these walk trees by recursion, and a stack that overflows ends the process. A chain of
-//! operators makes a tree as deep as it is long, of which the parser's own limit counts nothing; so the tokens are
-//! looked at before there is a tree, and the tree before there is a plan. Deliberately absent: what a statement may say
-//! (`statement`).
+//! The invariant: what passes can be parsed, printed, planned, run and dropped on a stack of 2 MiB, which is what the
+//! runtime's threads have. All of these walk trees by recursion, and a stack that overflows ends the process. A chain
+//! of operators makes a tree as deep as it is long, of which the parser's own limit counts nothing; so the tokens are
+//! looked at before there is a tree, and the tree before there is a plan. Deliberately absent: what SQL may say
+//! (`inspect`, and `statement` in analysis).
 //!
 //! Why the limits are safe. DataFusion's `recursive_protection` goes on with a new stack where a function marked for it
 //! finds less than 128 KiB left. Dropping, cloning, printing and evaluating are not marked, and may begin where little
@@ -12,22 +12,14 @@
 //! refused is only dropped, which takes some hundred bytes a level: `MAX_OPERATORS`. Planning is taken to need up to
 //! 8 KiB a level in a build that is not optimized, and running less: `MAX_DEPTH`. The parser is taken to need as much
 //! where it recurses without counting, into types for one: `MAX_BRACKETS`, `MAX_STEPS`. A table that is joined adds a
-//! few operators to the plan, each polled by the one above: `MAX_TABLES`. The parser of pipelines has limits of this
-//! size, and its tests hold them to a stack of 2 MiB, as those of this crate do.
+//! few operators to the plan, each polled by the one above: `MAX_TABLES`. The tests of this crate and of analysis hold
+//! the limits to a stack of 2 MiB.
 
 use std::ops::ControlFlow;
 
-use datafusion::sql::{
-    parser::Statement,
-    sqlparser::{
-        ast::{Expr, Query, TableFactor, Visit, Visitor},
-        dialect::GenericDialect,
-        keywords::Keyword,
-        tokenizer::{Token, TokenWithSpan, Tokenizer},
-    },
-};
-
-use crate::error::{ErrorKind, Place, QueryError};
+use datafusion::sql::sqlparser::ast::{Expr, Query, TableFactor, Visit, Visitor};
+use datafusion::sql::sqlparser::keywords::Keyword;
+use datafusion::sql::sqlparser::tokenizer::{Span, Token, TokenWithSpan};
 
 /// Operators, keywords and brackets that may be below each other. Beside each other, between commas, are any number.
 const MAX_OPERATORS: usize = 1_000;
@@ -47,42 +39,49 @@ const STEPS: [Keyword; 5] = [Keyword::UNION, Keyword::EXCEPT, Keyword::INTERSECT
 /// Frequent keywords that make nothing deeper by themselves.
 const FLAT: [Keyword; 6] = [Keyword::AS, Keyword::ON, Keyword::NULL, Keyword::WHEN, Keyword::THEN, Keyword::ELSE];
 
-const LISTS: &str = "use IN (…) for long lists of values, or cut the statement into several";
-const SEVERAL: &str = "cut the statement into several";
+const LISTS: &str = "use IN (…) for long lists of values, or cut it into several";
+const SEVERAL: &str = "cut it into several";
+
+/// SQL that is too deep.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TooDeep {
+    /// What there is too much of, as part of a sentence.
+    pub message: String,
+    /// What to do about it.
+    pub help: &'static str,
+    /// Where it became too much; absent where only the whole tells.
+    pub place: Option<Span>,
+}
+
+impl TooDeep {
+    fn new(message: String, help: &'static str) -> Self {
+        Self { message, help, place: None }
+    }
+}
 
 /// Refuses what would become a tree too deep to be dropped again. To be asked before there is a tree.
-pub(crate) fn check_tokens(sql: &str) -> Result<(), QueryError> {
-    let dialect = GenericDialect {};
-    // What does not even fall into tokens is explained by the parser, which makes no tree of it.
-    let Ok(tokens) = Tokenizer::new(&dialect, sql).tokenize_with_location() else { return Ok(()) };
+///
+/// # Errors
+/// [`TooDeep`].
+pub fn check_tokens(tokens: &[TokenWithSpan]) -> Result<(), TooDeep> {
     let mut shape = Shape::default();
-    for token in &tokens {
+    for token in tokens {
         shape.take(&token.token);
-        shape.check().map_err(|error| error.at(Some(place_of(token))))?;
+        shape.check().map_err(|excess| TooDeep { place: Some(token.span), ..excess })?;
     }
     shape.close_all();
     shape.check()
 }
 
 /// Refuses what is too deep to be planned and run.
-pub(crate) fn check_tree(statement: &Statement) -> Result<(), QueryError> {
-    match statement {
-        Statement::Statement(inner) => match inner.visit(&mut Walk::default()) {
-            ControlFlow::Continue(()) => Ok(()),
-            ControlFlow::Break(excess) => Err(excess.refusal()),
-        },
-        Statement::Explain(explain) => check_tree(&explain.statement),
-        // Never planned.
-        Statement::CreateExternalTable(_) | Statement::CopyTo(_) | Statement::Reset(_) => Ok(()),
+///
+/// # Errors
+/// [`TooDeep`], without a place.
+pub fn check_tree(tree: &impl Visit) -> Result<(), TooDeep> {
+    match tree.visit(&mut Walk::default()) {
+        ControlFlow::Continue(()) => Ok(()),
+        ControlFlow::Break(excess) => Err(excess.refusal()),
     }
-}
-
-fn refuse(message: String, hint: &str) -> QueryError {
-    QueryError::new(ErrorKind::Invalid, message).with_hint(hint)
-}
-
-fn place_of(token: &TokenWithSpan) -> Place {
-    Place { line: token.span.start.line, column: token.span.start.column }
 }
 
 /// A bound of how deep the tree of the tokens taken so far is.
@@ -161,16 +160,16 @@ impl Shape {
         }
     }
 
-    fn check(&self) -> Result<(), QueryError> {
+    fn check(&self) -> Result<(), TooDeep> {
         if self.level.depth() > MAX_OPERATORS {
-            return Err(refuse(format!("an expression has more than {MAX_OPERATORS} operators"), LISTS));
+            return Err(TooDeep::new(format!("an expression has more than {MAX_OPERATORS} operators"), LISTS));
         }
         if self.around.len() > MAX_BRACKETS {
-            return Err(refuse(format!("brackets are nested deeper than {MAX_BRACKETS}"), SEVERAL));
+            return Err(TooDeep::new(format!("brackets are nested deeper than {MAX_BRACKETS}"), SEVERAL));
         }
         if self.steps > MAX_STEPS {
             let message = format!("more than {MAX_STEPS} set operations, EXPLAINs or types within types are chained");
-            return Err(refuse(message, "list rows with VALUES, or cut the statement into several"));
+            return Err(TooDeep::new(message, "list rows with VALUES, or cut it into several"));
         }
         Ok(())
     }
@@ -202,15 +201,15 @@ enum Excess {
 }
 
 impl Excess {
-    fn refusal(self) -> QueryError {
+    fn refusal(self) -> TooDeep {
         match self {
-            Self::Depth => refuse(format!("an expression is nested deeper than {MAX_DEPTH}"), LISTS),
+            Self::Depth => TooDeep::new(format!("an expression is nested deeper than {MAX_DEPTH}"), LISTS),
             Self::DepthTogether => {
                 let message =
                     format!("the expressions of all queries are nested deeper than {MAX_DEPTH_TOGETHER} together");
-                refuse(message, SEVERAL)
+                TooDeep::new(message, SEVERAL)
             }
-            Self::Tables => refuse(format!("the statement names more than {MAX_TABLES} tables"), SEVERAL),
+            Self::Tables => TooDeep::new(format!("more than {MAX_TABLES} tables are named"), SEVERAL),
         }
     }
 }
@@ -267,30 +266,37 @@ impl Visitor for Walk {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use datafusion::sql::sqlparser::dialect::GenericDialect;
+    use datafusion::sql::sqlparser::tokenizer::{Location, Tokenizer};
+
     use super::*;
 
-    fn refusal(sql: &str) -> QueryError {
-        check_tokens(sql).unwrap_err()
+    fn check(sql: &str) -> Result<(), TooDeep> {
+        check_tokens(&Tokenizer::new(&GenericDialect {}, sql).tokenize_with_location().unwrap())
+    }
+
+    fn refusal(sql: &str) -> TooDeep {
+        check(sql).unwrap_err()
     }
 
     #[test]
     fn what_stands_between_commas_is_not_deep() {
-        check_tokens(&format!("SELECT * FROM t WHERE a IN (-1{})", ", -1".repeat(100_000))).unwrap();
-        check_tokens(&format!("VALUES (1, 'a'){}", ", (1, 'a')".repeat(50_000))).unwrap();
-        check_tokens(&format!("SELECT CASE a + 1{} END", " WHEN 1 THEN 'x'".repeat(50_000))).unwrap();
+        check(&format!("SELECT * FROM t WHERE a IN (-1{})", ", -1".repeat(100_000))).unwrap();
+        check(&format!("VALUES (1, 'a'){}", ", (1, 'a')".repeat(50_000))).unwrap();
+        check(&format!("SELECT CASE a + 1{} END", " WHEN 1 THEN 'x'".repeat(50_000))).unwrap();
     }
 
     #[test]
     fn commas_in_the_operands_do_not_hide_a_chain() {
         let error = refusal(&format!("SELECT a{} FROM t", " + f(a, 1)".repeat(1_000)));
-        assert!(error.message.contains("operators") && error.hint.unwrap().contains("IN (…)"));
-        check_tokens(&format!("SELECT a{} FROM t", " + f(a, 1)".repeat(400))).unwrap();
+        assert!(error.message.contains("operators") && error.help.contains("IN (…)"));
+        check(&format!("SELECT a{} FROM t", " + f(a, 1)".repeat(400))).unwrap();
     }
 
     #[test]
     fn chains_around_brackets_and_within_them_add_up() {
         let chain = " + 1".repeat(400);
-        check_tokens(&format!("SELECT (a{chain}){chain}")).unwrap();
+        check(&format!("SELECT (a{chain}){chain}")).unwrap();
         refusal(&format!("SELECT ((a{chain}){chain}){chain}"));
         refusal(&format!("SELECT a{chain} + (a{chain} + (a{chain}"));
     }
@@ -300,12 +306,12 @@ mod tests {
         refusal(&format!("SELECT 1, 2{}", " UNION ALL SELECT 1, 2".repeat(65)));
         refusal(&format!("SELECT CAST(a AS {}INT", "STRUCT<a INT, b ".repeat(65)));
         refusal(&format!("SELECT {}'1 day'", "INTERVAL /* of */ ".repeat(66)));
-        check_tokens(&format!("SELECT a < 1{}", ", INTERVAL '1 day'".repeat(500))).unwrap();
+        check(&format!("SELECT a < 1{}", ", INTERVAL '1 day'".repeat(500))).unwrap();
     }
 
     #[test]
     fn a_refusal_names_the_place() {
         let error = refusal(&format!("SELECT\n{}", "(".repeat(70)));
-        assert_eq!(error.place, Some(Place { line: 2, column: 65 }));
+        assert_eq!(error.place.unwrap().start, Location::new(2, 65));
     }
 }
