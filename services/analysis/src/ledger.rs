@@ -8,7 +8,10 @@
 
 mod watch;
 
-use std::collections::BTreeMap;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Range,
+};
 
 use arrow::{
     array::{Array as _, AsArray as _},
@@ -27,7 +30,7 @@ use runtime::{
     edges::Edges,
 };
 use serde::{Deserialize, Serialize};
-use topics::{Log, TopicName};
+use topics::{Log, Span, TopicName};
 
 use crate::{
     error::{ErrorKind, QueryError},
@@ -36,8 +39,13 @@ use crate::{
 
 pub(crate) use self::watch::watch;
 
-/// How many of the newest messages of a partition are looked at: each writer of it has written one of them.
-const NEWEST_MESSAGES: u64 = 256;
+/// How many of the newest messages of a partition are looked at first. More than one: a writer that was replaced may
+/// have repeated an old one after the newest.
+const NEWEST_MESSAGES: u64 = 8;
+/// … then so many times as many, again and again, while there are writers that are missing from these,
+const AND_THEN: u64 = 4;
+/// … and no more than this.
+const MOST_MESSAGES: u64 = 512;
 const READ_BYTES: usize = 4 << 20;
 /// Partitions of a channel looked at at the same time: each waits for the log, and holds what it reads.
 const PARTITIONS_AT_ONCE: usize = 4;
@@ -192,10 +200,42 @@ async fn account(
     };
     let Some(table) = find(subject.name) else { return Ok(account) };
     let snapshot = tables.newest(&table.folder).await?;
-    let books = read_books(edges.log.as_ref(), table, snapshot.as_ref()).await?;
+    let log = edges.log.as_ref();
+    let read = read_partitions(log, subject).await?;
+    let books = read_books(log, table, snapshot.as_ref(), &read).await?;
     fill(&mut account, table, snapshot.as_ref(), &books);
-    account.lag = lag(edges.log.as_ref(), subject, &books).await?;
+    account.lag = read.iter().map(|read| read.lag(&books)).sum();
     Ok(account)
+}
+
+/// A partition of an input. What comes from it is written to the channel's partition of the same number.
+struct ReadPartition {
+    number: u32,
+    /// What is in it.
+    span: Span,
+    /// Who reads it.
+    writer: Writer,
+}
+
+impl ReadPartition {
+    /// Messages beyond what its writer has covered, as far as the books know.
+    fn lag(&self, books: &Books) -> u64 {
+        let covered = books.newest.get(&self.writer).map_or(self.span.start, |(_, offset)| *offset);
+        self.span.end.saturating_sub(covered.max(self.span.start))
+    }
+}
+
+async fn read_partitions(log: &dyn Log, subject: &Subject<'_>) -> anyhow::Result<Vec<ReadPartition>> {
+    let mut read = Vec::new();
+    for input in &subject.inputs {
+        let topic = TopicName::try_from(input.topic.to_owned())?;
+        let Some(description) = log.describe(&topic).await? else { continue };
+        for number in 0..description.partitions {
+            let span = log.span(&topic, number).await?;
+            read.push(ReadPartition { number, span, writer: Writer::new(format!("{}{number}", input.writer_prefix)) });
+        }
+    }
+    Ok(read)
 }
 
 fn fill(account: &mut Account, table: &TableStage, snapshot: Option<&Snapshot>, books: &Books) {
@@ -234,7 +274,12 @@ fn max_micros(stats: &FileStats, field: &Field) -> Option<i64> {
     (micros.len() == 1 && micros.is_valid(0)).then(|| micros.value(0))
 }
 
-async fn read_books(log: &dyn Log, table: &TableStage, snapshot: Option<&Snapshot>) -> anyhow::Result<Books> {
+async fn read_books(
+    log: &dyn Log,
+    table: &TableStage,
+    snapshot: Option<&Snapshot>,
+    read: &[ReadPartition],
+) -> anyhow::Result<Books> {
     let mut books = Books::default();
     let channel = TopicName::try_from(table.channel.clone())?;
     let Some(description) = log.describe(&channel).await? else { return Ok(books) };
@@ -242,8 +287,13 @@ async fn read_books(log: &dyn Log, table: &TableStage, snapshot: Option<&Snapsho
     if let Some(snapshot) = snapshot {
         partitions.clone().for_each(|partition| read_table_side(&mut books, table, partition, snapshot));
     }
+    // Of the others, the table knows all there is.
+    let behind: Vec<_> = read.iter().filter(|read| read.lag(&books) > 0).collect();
     let mut newest = stream::iter(partitions)
-        .map(|partition| read_channel_side(log, &channel, partition))
+        .map(|partition| {
+            let here = behind.iter().filter(|read| read.number == partition);
+            read_channel_side(log, &channel, partition, here.map(|read| read.writer.clone()).collect())
+        })
         .buffered(PARTITIONS_AT_ONCE);
     while let Some(origins) = newest.try_next().await? {
         for (writer, totals, to) in origins {
@@ -262,25 +312,47 @@ fn read_table_side(books: &mut Books, table: &TableStage, partition: u32, snapsh
     }
 }
 
-/// Who wrote the newest messages of a partition, their totals and how far they were.
+/// Who wrote the newest messages of a partition, their totals and how far they were. Looks further back only until each
+/// of `missing` was met: messages are large, and all but their headers is for nothing here.
 async fn read_channel_side(
     log: &dyn Log,
     channel: &TopicName,
     partition: u32,
+    mut missing: BTreeSet<Writer>,
 ) -> anyhow::Result<Vec<(Writer, Totals, u64)>> {
     let mut origins = Vec::new();
     let span = log.span(channel, partition).await?;
-    let mut next = span.start.max(span.end.saturating_sub(NEWEST_MESSAGES));
-    if next >= span.end {
-        return Ok(origins);
+    let mut looked_at = span.end..span.end;
+    let mut wanted = NEWEST_MESSAGES;
+    while looked_at.start > span.start && wanted <= MOST_MESSAGES && (looked_at.is_empty() || !missing.is_empty()) {
+        let start = span.start.max(span.end.saturating_sub(wanted));
+        for found in read_origins(log, channel, partition, start..looked_at.start).await? {
+            missing.remove(&found.0);
+            origins.push(found);
+        }
+        looked_at.start = start;
+        wanted *= AND_THEN;
     }
+    Ok(origins)
+}
+
+async fn read_origins(
+    log: &dyn Log,
+    channel: &TopicName,
+    partition: u32,
+    offsets: Range<u64>,
+) -> anyhow::Result<Vec<(Writer, Totals, u64)>> {
+    let mut origins = Vec::new();
+    let mut next = offsets.start;
     let mut reader = log.reader(channel, partition, next).await?;
-    while next < span.end {
+    while next < offsets.end {
         for message in reader.read(READ_BYTES).await? {
             next = message.offset + 1;
-            let envelope = decode_envelope(&message.headers)?;
-            let to = envelope.origin.to.offset;
-            origins.push((envelope.origin.writer, envelope.totals, to));
+            if message.offset < offsets.end {
+                let envelope = decode_envelope(&message.headers)?;
+                let to = envelope.origin.to.offset;
+                origins.push((envelope.origin.writer, envelope.totals, to));
+            }
         }
     }
     Ok(origins)
@@ -295,25 +367,64 @@ fn note_newest(books: &mut Books, writer: Writer, totals: Totals, offset: u64) {
     newest.1 = newest.1.max(offset);
 }
 
-/// Input messages beyond what the writers have covered.
-async fn lag(log: &dyn Log, subject: &Subject<'_>, books: &Books) -> anyhow::Result<u64> {
-    let mut lag = 0;
-    for input in &subject.inputs {
-        let topic = TopicName::try_from(input.topic.to_owned())?;
-        let Some(description) = log.describe(&topic).await? else { continue };
-        for partition in 0..description.partitions {
-            let span = log.span(&topic, partition).await?;
-            let writer = Writer::new(format!("{}{partition}", input.writer_prefix));
-            let covered = books.newest.get(&writer).map_or(span.start, |(_, offset)| *offset);
-            lag += span.end.saturating_sub(covered.max(span.start));
-        }
-    }
-    Ok(lag)
-}
-
 #[cfg(test)]
+#[allow(clippy::unwrap_used)]
 mod tests {
+    use batch::{Envelope, Port, encode_envelope};
+    use delivery::{Origin, Position};
+    use topics::{NewMessage, TopicSettings, memory::MemoryLog};
+
     use super::*;
+
+    /// What `writer` says after it has covered its input up to `to`.
+    fn message(writer: &Writer, to: u64) -> NewMessage {
+        let envelope = Envelope {
+            fingerprint: 0,
+            rows: 0,
+            event_time: None,
+            watermark: None,
+            origin: Origin::new(writer.clone(), Position::at(to - 1), Position::at(to)).unwrap(),
+            totals: Totals { read: to, filtered: to, ..Totals::default() },
+            port: Port::Data,
+            traceparent: None,
+            bounds: vec![],
+        };
+        NewMessage { headers: encode_envelope(&envelope), ..NewMessage::default() }
+    }
+
+    async fn channel_of(messages: Vec<NewMessage>) -> (MemoryLog, TopicName) {
+        let (log, channel) = (MemoryLog::new(), TopicName::try_from("channel".to_owned()).unwrap());
+        log.create(&channel, &TopicSettings { partitions: 1, ..TopicSettings::default() }).await.unwrap();
+        let appender = log.appender();
+        for message in messages {
+            let _durable = appender.append(&channel, 0, message).await.unwrap();
+        }
+        appender.flush().await.unwrap();
+        (log, channel)
+    }
+
+    #[tokio::test]
+    async fn no_more_messages_are_looked_at_than_needed_to_meet_each_writer() {
+        let (busy, idle, gone) = (Writer::new("busy/0"), Writer::new("idle/0"), Writer::new("gone/0"));
+        let mut messages = vec![message(&idle, 7)];
+        messages.extend((1..=100).map(|to| message(&busy, to)));
+        let (log, channel) = channel_of(messages).await;
+        let looked_at = async |writers: &[&Writer]| {
+            let writers = writers.iter().map(|writer| (*writer).clone()).collect();
+            let found = read_channel_side(&log, &channel, 0, writers).await.unwrap();
+            let mut books = Books::default();
+            let looked_at = found.len();
+            for (writer, totals, to) in found {
+                note_newest(&mut books, writer, totals, to);
+            }
+            assert_eq!(books.newest[&busy].1, 100);
+            (looked_at, books.newest.get(&idle).map(|(_, to)| *to))
+        };
+        assert_eq!(looked_at(&[]).await, (8, None));
+        assert_eq!(looked_at(&[&busy]).await, (8, None));
+        assert_eq!(looked_at(&[&busy, &idle]).await, (101, Some(7)));
+        assert_eq!(looked_at(&[&busy, &gone]).await, (101, Some(7)), "each message once");
+    }
 
     #[test]
     fn rows_of_other_programs_are_what_is_more_than_ours_in_their_files() {
