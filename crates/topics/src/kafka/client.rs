@@ -107,7 +107,8 @@ pub(super) fn failed(doing: impl Into<String>, error: KafkaError) -> TopicError 
     TopicError::Kafka { doing: doing.into(), class: class_of(&error), source: Arc::new(error) }
 }
 
-/// Everything passes in time, except what needs a person.
+/// Everything passes in time, except what only another configuration or a new client mends. A refusal passes, too:
+/// logins and access lists are mended at the brokers, and nobody should have to start us again after it.
 fn class_of(error: &KafkaError) -> ErrorClass {
     if matches!(
         error,
@@ -119,7 +120,7 @@ fn class_of(error: &KafkaError) -> ErrorClass {
         return ErrorClass::Stop;
     }
     match code_of(error) {
-        Some(code) if needs_a_person(code) => ErrorClass::Stop,
+        Some(code) if needs_a_person(code) && !is_refusal(code) => ErrorClass::Stop,
         _ => ErrorClass::Retry,
     }
 }
@@ -132,28 +133,50 @@ pub(super) fn code_of(error: &KafkaError) -> Option<RDKafkaErrorCode> {
     }
 }
 
+/// Waiting alone does not help.
 pub(super) fn needs_a_person(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    is_refusal(code)
+        || matches!(
+            code,
+            Code::Fatal
+                | Code::GaplessGuarantee
+                | Code::UnsupportedSASLMechanism
+                | Code::UnsupportedVersion
+                | Code::InvalidConfig
+                | Code::InvalidTopic
+                | Code::PolicyViolation
+        )
+}
+
+/// The brokers do not let us.
+fn is_refusal(code: RDKafkaErrorCode) -> bool {
     use RDKafkaErrorCode as Code;
     matches!(
         code,
-        Code::Fatal
-            | Code::GaplessGuarantee
-            | Code::Authentication
+        Code::Authentication
             | Code::SaslAuthenticationFailed
-            | Code::UnsupportedSASLMechanism
             | Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
-            | Code::UnsupportedVersion
-            | Code::InvalidConfig
-            | Code::InvalidTopic
-            | Code::PolicyViolation
     )
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn refusals_pass_once_somebody_has_mended_them_and_what_is_set_up_wrong_does_not() {
+        use RDKafkaErrorCode as Code;
+        let class = |code| class_of(&KafkaError::MessageConsumption(code));
+        for code in [Code::TopicAuthorizationFailed, Code::SaslAuthenticationFailed, Code::Authentication] {
+            assert!(needs_a_person(code));
+            assert_eq!(class(code), ErrorClass::Retry, "{code}");
+        }
+        assert_eq!(class(Code::UnsupportedSASLMechanism), ErrorClass::Stop);
+        assert_eq!(class(Code::BrokerTransportFailure), ErrorClass::Retry);
+    }
 
     #[test]
     fn only_a_topic_that_had_an_id_was_created_again() {

@@ -10,6 +10,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use delivery::ErrorClass;
 use parking_lot::Mutex;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer, ConsumerContext, RebalanceProtocol};
@@ -91,7 +92,9 @@ impl Rebalances {
                 }
                 _ => "",
             };
-            let failure = failed(format!("keep a place in group `{group}`{fix}"), error);
+            let doing = format!("keep a place in group `{group}`{fix}");
+            // Whatever it was, this place is lost: the next one needs a new member.
+            let failure = TopicError::Kafka { doing, class: ErrorClass::Stop, source: Arc::new(error) };
             self.publish(|state| *state = State { owned: Owned::new(), failure: Some(failure) });
         }
     }
