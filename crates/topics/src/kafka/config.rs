@@ -186,6 +186,8 @@ impl KafkaConfig {
             // A broker has one fetch at a time from a client. Where all busy partitions have their queues full for a
             // moment it asks for idle ones alone, and the busy ones wait until that is over: so that must not be long.
             ("fetch.wait.max.ms", "20".to_owned()),
+            // What clients measure for the brokers to collect is measured at every single message that is taken.
+            ("enable.metrics.push", "false".to_owned()),
         ];
         let mut config = self.build(&ours, &[OF_MEMBERS, OF_PRODUCERS]);
         // Only at this level does librdkafka say that a topic was deleted and created again.

@@ -308,15 +308,10 @@ impl Drop for KafkaReader {
 fn take(arena: &mut Arena, found: &BorrowedMessage<'_>, next: u64) -> Option<Message> {
     let offset = u64::try_from(found.offset()).ok().filter(|offset| *offset >= next)?;
     let key = found.key();
-    let key_bytes = key.map_or(0, <[u8]>::len);
-    let copied = arena.copy(&[key.unwrap_or_default(), found.payload().unwrap_or_default()]);
-    Some(Message {
-        offset,
-        timestamp_ms: found.timestamp().to_millis().unwrap_or(0),
-        key: key.map(|_| copied.slice(..key_bytes)),
-        payload: copied.slice(key_bytes..),
-        headers: take_headers(arena, found),
-    })
+    let mut payload = arena.copy(&[key.unwrap_or_default(), found.payload().unwrap_or_default()]);
+    let key = key.map(|key| payload.split_to(key.len()));
+    let timestamp_ms = found.timestamp().to_millis().unwrap_or(0);
+    Some(Message { offset, timestamp_ms, key, payload, headers: take_headers(arena, found) })
 }
 
 fn take_headers(arena: &mut Arena, found: &BorrowedMessage<'_>) -> Headers {
