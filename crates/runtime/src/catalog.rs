@@ -127,11 +127,14 @@ pub fn topic() -> TopicName {
     TopicName::try_from(pipeline::CATALOG_TOPIC.to_owned()).expect("the catalog topic's name is a valid constant")
 }
 
-/// Creates the catalog topic where it does not exist.
+/// Creates the catalog topic where it does not exist. Where it does, nobody needs the right to create it.
 ///
 /// # Errors
 /// What the log says.
 pub async fn ensure_topic(log: &dyn Log) -> Result<Creation, TopicError> {
+    if log.describe(&topic()).await?.is_some() {
+        return Ok(Creation::Existed);
+    }
     let settings = TopicSettings { partitions: 1, retention: Retention::default(), ..TopicSettings::default() };
     log.create(&topic(), &settings).await
 }
