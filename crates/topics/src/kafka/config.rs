@@ -21,6 +21,7 @@ const BATCH_BYTES: usize = 256_000;
 /// What the promises rest on: set here and nowhere else.
 const RESERVED: &[&str] = &[
     "acks",
+    "allow.auto.create.topics",
     "auto.offset.reset",
     "bootstrap.servers",
     "client.id",
@@ -143,6 +144,8 @@ impl KafkaConfig {
             ("acks", "all".to_owned()),
             ("enable.gapless.guarantee", "true".to_owned()),
             ("message.timeout.ms", "0".to_owned()),
+            // Who deletes a topic may be about to make it anew, and nobody else is to do it.
+            ("allow.auto.create.topics", "false".to_owned()),
             ("linger.ms", "5".to_owned()),
             // Payloads of channels are compressed already.
             ("compression.type", "none".to_owned()),
