@@ -140,7 +140,9 @@ impl Clients {
     /// A client on which this partition is now reserved for the caller.
     fn take(&self, topic: &TopicName, partition: u32) -> Result<Arc<Client>, TopicError> {
         let mut reading = self.reading.lock();
-        if let Some(client) = reading.iter().find(|client| client.take(topic, partition)) {
+        // librdkafka keeps the leader epochs of the topic before, and would ignore the leaders of the new one.
+        let is_new = |client: &Client| client.consumer.context().recreations(topic.as_str()) == 0;
+        if let Some(client) = reading.iter().find(|client| is_new(client) && client.take(topic, partition)) {
             return Ok(Arc::clone(client));
         }
         let client = Client::start(&self.config)?;
