@@ -50,6 +50,12 @@ pub enum TopicError {
     )]
     TooLarge { topic: TopicName, partition: u32, bytes: usize, limit: usize },
 
+    /// The topic is compacted by keys, and the message has none.
+    #[error(
+        "topic `{topic}` is compacted (`cleanup.policy`) and takes no message without a key; write to it with a Kafka producer that sets keys, or set its `cleanup.policy` to delete"
+    )]
+    KeyMissing { topic: TopicName },
+
     /// A wish that makes no sense for this topic.
     #[error("topic `{topic}` cannot be created: {reason}")]
     Settings { topic: TopicName, reason: String },
@@ -129,7 +135,7 @@ impl TopicError {
     pub fn class(&self) -> ErrorClass {
         match self {
             Self::AppendFailed { .. } | Self::Unreachable { .. } | Self::Recreated { .. } => ErrorClass::Retry,
-            Self::TooLarge { .. } => ErrorClass::Reject,
+            Self::TooLarge { .. } | Self::KeyMissing { .. } => ErrorClass::Reject,
             Self::Kafka { class, .. } => *class,
             Self::UnknownTopic { .. }
             | Self::UnknownPartition { .. }

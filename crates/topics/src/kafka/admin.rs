@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use delivery::ErrorClass;
 use rdkafka::admin::{
-    AdminClient, AdminOptions, NewPartitions, NewTopic, OwnedResourceSpecifier, ResourceSpecifier, TopicReplication,
+    AdminClient, AdminOptions, ConfigResource, NewPartitions, NewTopic, ResourceSpecifier, TopicReplication,
 };
 use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{IsError, KafkaError, RDKafkaErrorCode};
@@ -16,7 +16,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use crate::{Creation, Span, TopicError, TopicName, TopicSettings};
 
-use super::client::{Quiet, failed, needs_a_person};
+use super::client::{Quiet, code_of, failed, needs_a_person};
 use super::config::KafkaConfig;
 
 /// How long one request may take.
@@ -117,22 +117,25 @@ impl Admin {
         blocking(move || partitions(&asking, &name)).await
     }
 
-    /// The bytes a topic takes in one message, as far as we may know.
-    pub(super) async fn max_message_bytes(&self, topic: &TopicName) -> usize {
-        const NAME: &str = "max.message.bytes";
+    /// What a topic takes. Where we may not ask, what topics take unless told otherwise.
+    pub(super) async fn takes(&self, topic: &TopicName) -> Result<Takes, TopicError> {
         let options = AdminOptions::new().request_timeout(Some(REQUEST));
         let resource = ResourceSpecifier::Topic(topic.as_str());
         let described = self.client.describe_configs([&resource], &options).await;
-        let found = described.ok().and_then(|resources| {
-            let resource = resources.into_iter().flatten().find(
-                |resource| matches!(&resource.specifier, OwnedResourceSpecifier::Topic(name) if name == topic.as_str()),
-            )?;
-            resource.get(NAME)?.value.as_ref()?.parse().ok()
-        });
-        found.unwrap_or_else(|| {
-            tracing::debug!(%topic, assumed = BROKER_MESSAGE_BYTES, "may not ask for the message limit of a topic");
-            BROKER_MESSAGE_BYTES
-        })
+        let described = match described.map(|resources| resources.into_iter().next()) {
+            Ok(Some(Ok(resource))) => Ok(resource),
+            Ok(Some(Err(code))) => Err(KafkaError::AdminOp(code)),
+            Ok(None) => Err(KafkaError::AdminOp(RDKafkaErrorCode::InvalidConfig)),
+            Err(error) => Err(error),
+        };
+        match described {
+            Ok(resource) => Ok(Takes::read(&resource)),
+            Err(error) if code_of(&error).is_some_and(may_not_ask) => {
+                tracing::debug!(%topic, assumed = BROKER_MESSAGE_BYTES, %error, "may not ask what a topic takes");
+                Ok(Takes::default())
+            }
+            Err(error) => Err(failed(format!("ask what topic `{topic}` takes"), error)),
+        }
     }
 
     pub(super) async fn span(&self, topic: &TopicName, partition: u32) -> Result<Span, TopicError> {
@@ -158,6 +161,37 @@ impl Admin {
         let ask = move || Ok(asking.client().fetch_cluster_id(wait));
         blocking(ask).await.ok().flatten()
     }
+}
+
+/// What a topic takes in one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Takes {
+    pub(super) max_message_bytes: usize,
+    /// It is compacted: a message without a key would be refused.
+    pub(super) only_keyed: bool,
+}
+
+impl Default for Takes {
+    fn default() -> Self {
+        Self { max_message_bytes: BROKER_MESSAGE_BYTES, only_keyed: false }
+    }
+}
+
+impl Takes {
+    fn read(resource: &ConfigResource) -> Self {
+        let value = |name: &str| resource.get(name).and_then(|entry| entry.value.as_deref());
+        Self {
+            max_message_bytes: value("max.message.bytes")
+                .and_then(|bytes| bytes.parse().ok())
+                .unwrap_or(BROKER_MESSAGE_BYTES),
+            only_keyed: value("cleanup.policy").is_some_and(|policy| policy.contains("compact")),
+        }
+    }
+}
+
+fn may_not_ask(code: RDKafkaErrorCode) -> bool {
+    use RDKafkaErrorCode as Code;
+    needs_a_person(code) || code == Code::UnsupportedFeature
 }
 
 fn is_about_settings(code: RDKafkaErrorCode) -> bool {

@@ -7,11 +7,14 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::task::Poll;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use delivery::ErrorClass;
+use futures::FutureExt as _;
+use futures::future::Either;
 use parking_lot::{Mutex, RwLock};
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
@@ -20,13 +23,13 @@ use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
 
 use crate::broken::Broken;
-use crate::limits::{ByteLimit, MESSAGE_OVERHEAD_BYTES};
+use crate::limits::{ByteLimit, BytePermit, MESSAGE_OVERHEAD_BYTES};
 use crate::metrics::{Inflight, Sent};
 use crate::outstanding::{Outstanding, Pending};
 use crate::throttle::Throttle;
 use crate::{Appender, Headers, NewMessage, Receipt, TopicError, TopicName};
 
-use super::admin::{Admin, FRAMING_BYTES, REQUEST, blocking};
+use super::admin::{Admin, FRAMING_BYTES, REQUEST, Takes, blocking};
 use super::client::{Quiet, failed};
 use super::config::KafkaConfig;
 
@@ -36,6 +39,11 @@ const POLL: Duration = Duration::from_millis(200);
 /// No acknowledgement for so long is worth a word.
 const SILENCE: Duration = Duration::from_secs(5);
 const WHEN_FULL: Duration = Duration::from_millis(5);
+
+/// How old what is known of a topic must be before a message that does not fit it is worth another look.
+const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(10);
+/// The part of all that may be queued that one partition may take: one that is out of reach must not stop the others.
+const PARTITIONS_THAT_FILL: usize = 4;
 
 /// The appender of a Kafka log.
 pub(super) struct Producer {
@@ -53,9 +61,18 @@ pub(super) struct Producer {
 
 /// What has to be known about a topic before a message may be queued.
 struct KnownTopic {
-    partitions: u32,
-    max_message_bytes: usize,
+    takes: Takes,
+    /// When that was last asked, with or without an answer.
+    asked: Mutex<Instant>,
+    lanes: Vec<Arc<Lane>>,
     sent: Sent,
+}
+
+/// The way to one partition.
+struct Lane {
+    /// Messages enter in the order of the calls.
+    turn: Arc<tokio::sync::Mutex<()>>,
+    limit: ByteLimit,
 }
 
 /// A message that librdkafka has, until it reports what became of it.
@@ -63,6 +80,8 @@ pub(super) struct Sending {
     topic: Arc<KnownTopic>,
     bytes: usize,
     pending: Pending,
+    /// Of its partition.
+    _room: BytePermit,
 }
 
 /// Takes what librdkafka reports.
@@ -106,7 +125,7 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, report: &DeliveryResult<'_>, sending: Box<Sending>) {
         self.progress();
-        let Sending { topic, bytes, pending } = *sending;
+        let Sending { topic, bytes, pending, _room } = *sending;
         match report {
             Ok(message) => {
                 topic.sent.durable(bytes);
@@ -128,15 +147,46 @@ fn written(message: &rdkafka::message::BorrowedMessage<'_>) -> Result<u64, Topic
     })
 }
 
-/// Waiting is no failure here, so whatever fails fails for good.
+/// Waiting is no failure here, so what fails fails for good, and the producer with it. Not so where the topic is said
+/// to be gone: it may come back, or a broker was behind.
 fn lost(error: &KafkaError, message: &rdkafka::message::BorrowedMessage<'_>) -> TopicError {
+    use RDKafkaErrorCode as Code;
+    let doing = format!("append to `{}`/{}", message.topic(), message.partition());
     match error.rdkafka_error_code() {
-        Some(RDKafkaErrorCode::PurgeQueue | RDKafkaErrorCode::PurgeInflight) => TopicError::Closed,
-        _ => TopicError::Kafka {
-            doing: format!("append to `{}`/{}", message.topic(), message.partition()),
-            class: ErrorClass::Stop,
-            source: Arc::new(error.clone()),
-        },
+        Some(Code::PurgeQueue | Code::PurgeInflight) => TopicError::Closed,
+        Some(Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicOrPartition) => {
+            failed(doing, error.clone())
+        }
+        _ => TopicError::Kafka { doing, class: ErrorClass::Stop, source: Arc::new(error.clone()) },
+    }
+}
+
+impl Lane {
+    fn new(limit_bytes: usize) -> Self {
+        Self { turn: Arc::default(), limit: ByteLimit::new(limit_bytes / PARTITIONS_THAT_FILL) }
+    }
+}
+
+impl KnownTopic {
+    fn lane(&self, partition: u32) -> Option<&Arc<Lane>> {
+        self.lanes.get(partition as usize)
+    }
+
+    /// Whether it is worth asking again. Who hears yes is to ask: the next one hears no.
+    fn is_old(&self) -> bool {
+        let mut asked = self.asked.lock();
+        let is_old = asked.elapsed() > LOOK_AGAIN_AFTER;
+        if is_old {
+            *asked = Instant::now();
+        }
+        is_old
+    }
+
+    fn check(&self, topic: &TopicName, partition: u32, message: &NewMessage) -> Result<usize, TopicError> {
+        if self.takes.only_keyed && message.key.is_none() {
+            return Err(TopicError::KeyMissing { topic: topic.clone() });
+        }
+        check_size(topic, partition, message, self.takes.max_message_bytes)
     }
 }
 
@@ -179,18 +229,14 @@ impl Producer {
     async fn topic_with(&self, topic: &TopicName, partition: u32) -> Result<Arc<KnownTopic>, TopicError> {
         let known = self.known.read().get(topic).cloned();
         if let Some(known) = &known
-            && partition < known.partitions
+            && known.lane(partition).is_some()
         {
             return Ok(Arc::clone(known));
         }
         if known.is_some() {
             self.refresh(topic).await?;
         }
-        let known = self.look_up(topic).await?;
-        if partition >= known.partitions {
-            return Err(TopicError::UnknownPartition { topic: topic.clone(), partition, partitions: known.partitions });
-        }
-        Ok(known)
+        self.look_up(topic).await
     }
 
     /// A topic that has grown: librdkafka refuses its new partitions until it has looked, which it does every 5 minutes.
@@ -206,19 +252,46 @@ impl Producer {
     async fn look_up(&self, topic: &TopicName) -> Result<Arc<KnownTopic>, TopicError> {
         let partitions = self.admin.partitions(topic).await?;
         let partitions = partitions.ok_or_else(|| TopicError::UnknownTopic { topic: topic.clone() })?;
-        let max_message_bytes = self.admin.max_message_bytes(topic).await;
-        if max_message_bytes < self.batch_bytes {
+        let takes = self.admin.takes(topic).await?;
+        if takes.max_message_bytes < self.batch_bytes {
             return Err(TopicError::Settings {
                 topic: topic.clone(),
                 reason: format!(
-                    "its `max.message.bytes` is {max_message_bytes}, less than a batch of {} bytes; raise it, or lower `batch.size` in the properties of the log",
-                    self.batch_bytes
+                    "its `max.message.bytes` is {}, less than a batch of {} bytes; raise it, or lower `batch.size` in the properties of the log",
+                    takes.max_message_bytes, self.batch_bytes
                 ),
             });
         }
-        let known = Arc::new(KnownTopic { partitions, max_message_bytes, sent: Sent::of(topic) });
-        self.known.write().insert(topic.clone(), Arc::clone(&known));
-        Ok(known)
+        Ok(self.learn(topic, partitions, takes))
+    }
+
+    fn learn(&self, topic: &TopicName, partitions: u32, takes: Takes) -> Arc<KnownTopic> {
+        let mut all = self.known.write();
+        // Messages may be on their way: they keep their lanes.
+        let mut lanes = all.get(topic).map_or_else(Vec::new, |known| known.lanes.clone());
+        lanes.resize_with(lanes.len().max(partitions as usize), || Arc::new(Lane::new(self.limit.limit_bytes())));
+        let known = Arc::new(KnownTopic { takes, asked: Mutex::new(Instant::now()), lanes, sent: Sent::of(topic) });
+        all.insert(topic.clone(), Arc::clone(&known));
+        known
+    }
+
+    /// What is known of the topic, and the size of a message that it takes.
+    async fn fitting(
+        &self,
+        topic: &TopicName,
+        partition: u32,
+        message: &NewMessage,
+    ) -> Result<(Arc<KnownTopic>, usize), TopicError> {
+        let known = self.topic_with(topic, partition).await?;
+        match known.check(topic, partition, message) {
+            // Somebody may have changed the topic since, as the error says. Where that cannot be told now, it stands.
+            Err(refusal) if known.is_old() => {
+                let Ok(known) = self.look_up(topic).await else { return Err(refusal) };
+                let bytes = known.check(topic, partition, message)?;
+                Ok((known, bytes))
+            }
+            checked => checked.map(|bytes| (known, bytes)),
+        }
     }
 
     fn try_send(
@@ -282,13 +355,30 @@ fn check_size(topic: &TopicName, partition: u32, message: &NewMessage, limit: us
 #[async_trait]
 impl Appender for Producer {
     async fn append(&self, topic: &TopicName, partition: u32, message: NewMessage) -> Result<Receipt, TopicError> {
-        // In the order of the calls: the first one to a topic looks it up, and nobody overtakes it.
-        let _turn = self.turn.lock().await;
-        let known = self.topic_with(topic, partition).await?;
-        let bytes = check_size(topic, partition, &message, known.max_message_bytes)?;
+        // In the order of the calls: the first one to a topic looks it up, and nobody overtakes it. Then each waits in
+        // the line of its partition, for room that the partition may take, and only then for room that all share.
+        let (known, bytes, lane, waiting) = {
+            let _turn = self.turn.lock().await;
+            let (known, bytes) = self.fitting(topic, partition, &message).await?;
+            let lane = known.lane(partition).cloned().ok_or_else(|| TopicError::UnknownPartition {
+                topic: topic.clone(),
+                partition,
+                partitions: known.lanes.len() as u32,
+            })?;
+            let mut waiting = Arc::clone(&lane.turn).lock_owned().boxed();
+            // Asked once, it has its place in the line.
+            let polled = futures::poll!(&mut waiting);
+            let waiting = match polled {
+                Poll::Ready(turn) => Either::Left(std::future::ready(turn)),
+                Poll::Pending => Either::Right(waiting),
+            };
+            (known, bytes, lane, waiting)
+        };
+        let _turn = waiting.await;
+        let room = lane.limit.take(bytes + MESSAGE_OVERHEAD_BYTES).await;
         let permit = self.limit.take(bytes + MESSAGE_OVERHEAD_BYTES).await;
         let (pending, receipt) = Pending::begin(&self.outstanding, permit);
-        let mut sending = Box::new(Sending { topic: known, bytes, pending });
+        let mut sending = Box::new(Sending { topic: known, bytes, pending, _room: room });
         loop {
             match self.try_send(topic, partition, &message, sending) {
                 Ok(()) => return Ok(receipt),
@@ -376,12 +466,36 @@ mod tests {
     use crate::Log as _;
 
     #[tokio::test]
+    async fn a_partition_out_of_reach_leaves_room_for_the_others() -> anyhow::Result<()> {
+        let cluster = MockCluster::new(2)?;
+        cluster.create_topic("orders", 2, 1)?;
+        cluster.partition_leader("orders", 0, Some(2))?;
+        cluster.partition_leader("orders", 1, Some(1))?;
+        let brokers = cluster.bootstrap_servers();
+        let log = KafkaLog::connect(KafkaConfig { brokers, max_inflight_bytes: 1 << 20, ..KafkaConfig::default() });
+        let (log, topic) = (log.await?, TopicName::new("orders")?);
+        // The mock does not say what its topics take.
+        log.0.producer.learn(&topic, 2, Takes::default());
+        let appender = log.appender();
+        assert_eq!(appender.append(&topic, 0, NewMessage::of("before")).await?.await?, 0);
+        cluster.broker_down(2)?;
+        let eighth = NewMessage::of(vec![0; (1 << 20) / 8 - MESSAGE_OVERHEAD_BYTES]);
+        let twice_what_may_be_queued = (0..16).map(|_| appender.append(&topic, 0, eighth.clone()));
+        let mut stuck = futures::future::join_all(twice_what_may_be_queued).boxed();
+        assert!(futures::poll!(&mut stuck).is_pending());
+        let receipt = tokio::time::timeout(REQUEST, appender.append(&topic, 1, NewMessage::of("elsewhere"))).await??;
+        assert_eq!(tokio::time::timeout(REQUEST, receipt).await??, 0);
+        Ok(())
+    }
+
+    #[tokio::test]
     async fn a_producer_that_has_lost_its_place_breaks_the_log() -> anyhow::Result<()> {
         let cluster = MockCluster::new(1)?;
         cluster.create_topic("orders", 1, 1)?;
         let config = KafkaConfig { brokers: cluster.bootstrap_servers(), ..KafkaConfig::default() };
         let log = KafkaLog::connect(config).await?;
         let topic = TopicName::new("orders")?;
+        log.0.producer.learn(&topic, 1, Takes::default());
         let appender = log.appender();
         assert_eq!(appender.append(&topic, 0, NewMessage::of("before")).await?.await?, 0);
         let lost_place = RDKafkaRespErr::RD_KAFKA_RESP_ERR_OUT_OF_ORDER_SEQUENCE_NUMBER;

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use delivery::ErrorClass;
 use rdkafka::ClientConfig;
-use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
+use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, NewTopic, ResourceSpecifier, TopicReplication};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer, ProducerContext};
 use topics::contract::{self, Subject};
@@ -68,4 +68,23 @@ async fn a_message_the_broker_refuses_takes_along_everything_behind_it() {
     log.create(&elsewhere, &topics::TopicSettings::default()).await.expect("created");
     let refused = log.appender().append(&elsewhere, 0, NewMessage::of("x")).await.expect_err("a dead producer");
     assert_eq!(refused.class(), ErrorClass::Stop, "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_message_without_a_key_is_refused_before_a_compacted_topic_could_refuse_it() {
+    let Some(brokers) = shared().await else {
+        return;
+    };
+    let admin: AdminClient<DefaultClientContext> =
+        ClientConfig::new().set("bootstrap.servers", &brokers).create().expect("client");
+    let compacted = NewTopic::new("law.compacted", 1, TopicReplication::Fixed(1)).set("cleanup.policy", "compact");
+    admin.create_topics([&compacted], &AdminOptions::new()).await.expect("answered")[0].as_ref().expect("created");
+    let (log, topic) = (connect(&brokers).await, TopicName::new("law.compacted").expect("valid"));
+    // Waits until it serves.
+    log.create(&topic, &topics::TopicSettings::default()).await.expect("there");
+    let refused = log.appender().append(&topic, 0, NewMessage::of("x")).await.expect_err("no key");
+    assert_eq!(refused.class(), ErrorClass::Reject);
+    assert!(refused.to_string().contains("key"), "{refused}");
+    let keyed = NewMessage { key: Some("k".into()), ..NewMessage::of("x") };
+    assert_eq!(log.appender().append(&topic, 0, keyed).await.expect("queued").await.expect("durable"), 0);
 }

@@ -143,6 +143,7 @@ impl From<PartError> for Refusal {
 impl From<TopicError> for Refusal {
     fn from(error: TopicError) -> Self {
         match error.class() {
+            _ if matches!(error, TopicError::KeyMissing { .. }) => Self::bad(error, "nothing was stored"),
             ErrorClass::Reject => Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "send smaller rows"),
             ErrorClass::Retry | ErrorClass::Stop => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, error, "nothing was stored; send it again later")
