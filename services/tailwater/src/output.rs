@@ -1,21 +1,38 @@
 //! What goes to standard output and standard error. Data goes to the one, everything else to the other.
 #![allow(clippy::print_stdout, reason = "this is the command line's one place for it")]
 
-use std::io::{IsTerminal as _, Write as _};
+use std::io::{ErrorKind, IsTerminal as _, Write as _};
 
+use anyhow::Context as _;
 use serde::Serialize;
 
 use crate::arguments::Format;
+
+/// Whether somebody goes on reading standard output.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reader {
+    There,
+    /// It has had enough, as `| head` has.
+    Gone,
+}
 
 /// Prints one line of data.
 pub(crate) fn line(text: impl std::fmt::Display) {
     println!("{text}");
 }
 
-/// Writes data as it is. A reader that went away (`| head`) is no failure.
-pub(crate) fn raw(bytes: &[u8]) -> std::io::Result<()> {
+/// Writes data as it is. A reader that went away is no failure.
+pub(crate) fn raw(bytes: &[u8]) -> anyhow::Result<Reader> {
     let mut out = std::io::stdout().lock();
-    out.write_all(bytes).and_then(|()| out.flush())
+    reader_after(out.write_all(bytes).and_then(|()| out.flush()))
+}
+
+/// Only a broken pipe says that nobody wants more; after anything else, a full disk for one, data is missing.
+fn reader_after(written: std::io::Result<()>) -> anyhow::Result<Reader> {
+    match written {
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(Reader::Gone),
+        written => written.map(|()| Reader::There).context("standard output"),
+    }
 }
 
 /// Tells the person at the terminal something that is not data.
@@ -91,6 +108,14 @@ fn align(row: &[String], widths: &[usize], right: &[bool]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_a_reader_that_went_away_is_no_failure() {
+        let after = |kind: ErrorKind| reader_after(Err(kind.into())).map_err(|error| error.to_string());
+        assert_eq!(after(ErrorKind::BrokenPipe), Ok(Reader::Gone));
+        assert_eq!(after(ErrorKind::StorageFull), Err("standard output".to_owned()));
+        assert_eq!(reader_after(Ok(())).ok(), Some(Reader::There));
+    }
 
     #[test]
     fn a_table_aligns_numbers_to_the_right() {

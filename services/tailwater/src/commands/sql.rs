@@ -17,7 +17,7 @@ use crate::{
     arguments::{Format, Global},
     client::{Client, Door, ErrorBody},
     commands::Failure,
-    output,
+    output::{self, Reader},
 };
 
 pub(crate) async fn run(
@@ -54,17 +54,17 @@ pub(crate) async fn ask(client: &Client, sql: &str, format: Format) -> Result<()
 async fn pass_on(
     mut answer: impl Stream<Item = reqwest::Result<Bytes>> + Unpin,
     format: Format,
-    mut write: impl FnMut(&[u8]) -> std::io::Result<()>,
+    mut write: impl FnMut(&[u8]) -> anyhow::Result<Reader>,
 ) -> Result<(), Failure> {
     let mut tail = Tail::default();
     while let Some(chunk) = answer.next().await {
         let chunk = chunk.context("the answer broke off; the server's log says why")?;
         tail.take(&chunk);
-        if write(&chunk).is_err() {
+        if write(&chunk)? == Reader::Gone {
             return Ok(());
         }
     }
-    if tail.0.last().is_some_and(|byte| *byte != b'\n') && write(b"\n").is_err() {
+    if tail.0.last().is_some_and(|byte| *byte != b'\n') && write(b"\n")? == Reader::Gone {
         return Ok(());
     }
     // The other formats with an error in them break off.
@@ -290,7 +290,7 @@ mod tests {
         let mut printed = Vec::new();
         let write = |bytes: &[u8]| {
             printed.extend_from_slice(bytes);
-            Ok(())
+            Ok(Reader::There)
         };
         let passed = pass_on(stream::iter(pieces), Format::Json, write).await;
         assert_eq!(printed, document);

@@ -9,7 +9,7 @@ use crate::{
     arguments::Global,
     client::{Client, Door},
     commands::Failure,
-    output,
+    output::{self, Reader},
 };
 
 pub(crate) async fn run(
@@ -28,7 +28,7 @@ pub(crate) async fn run(
     let mut rows = client.send(request).await?.bytes_stream();
     while let Some(chunk) = rows.next().await {
         let chunk = chunk.map_err(|error| anyhow!(error).context("the stream of rows broke off"))?;
-        if output::raw(&chunk).is_err() {
+        if output::raw(&chunk)? == Reader::Gone {
             return Ok(());
         }
     }
