@@ -1,12 +1,16 @@
 //! The command line by itself: what a newcomer types first, and what it says when something is wrong.
 
-use std::{fs, process::Output, time::Duration};
+use std::{
+    fs,
+    process::{Command, Output, Stdio},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result};
 use testkit::{
     http,
     ports::free_port,
-    process::{Process, Program},
+    process::{self, Process, Program},
     repository,
     s3::VersityGateway,
 };
@@ -187,4 +191,30 @@ fn completion_scripts_name_the_commands() -> Result<()> {
     let script = String::from_utf8(output.stdout).context("a script is text")?;
     assert!(script.contains("ingest") && script.contains("status"));
     Ok(())
+}
+
+#[test]
+fn whoever_stops_reading_makes_no_failure_and_a_full_disk_does() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let run = |arguments: &[&str], out: Stdio, errors: Stdio| -> Result<Output> {
+        let mut command = Command::new(process::binary("tailwater")?);
+        command.args(arguments).current_dir(&folder).stdin(Stdio::null()).stdout(out).stderr(errors);
+        Ok(command.spawn()?.wait_with_output()?)
+    };
+    let (script, notes) = (["completion", "bash"], ["check"]);
+    let cut_off = run(&script, nobody()?, Stdio::piped())?;
+    assert!(cut_off.status.success() && cut_off.stderr.is_empty(), "{}", text(&cut_off));
+    let unheard = run(&notes, Stdio::piped(), nobody()?)?;
+    assert!(unheard.status.success(), "{}", unheard.status);
+    let full = run(&script, fs::File::create("/dev/full")?.into(), Stdio::piped())?;
+    assert_eq!(full.status.code(), Some(1));
+    assert!(text(&full).contains("standard output"), "{}", text(&full));
+    Ok(())
+}
+
+/// A pipe whose other end is closed.
+fn nobody() -> Result<Stdio> {
+    let (reader, writer) = std::io::pipe()?;
+    drop(reader);
+    Ok(writer.into())
 }

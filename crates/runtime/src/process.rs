@@ -3,7 +3,7 @@
 //! Every `main` is the same but for the service it runs. Live at once, ready when the work is; the first signal
 //! drains, the second stops.
 
-use std::{future::Future, path::PathBuf, process::ExitCode, time::Duration};
+use std::{fmt::Display, future::Future, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
 
 use axum::Router;
 
@@ -94,28 +94,28 @@ where
     let flags = match parse_flags(std::env::args().skip(1)) {
         Ok(flags) => flags,
         Err(text) => {
-            eprintln!("{text}\n\n{}", usage(name));
+            say(format!("{text}\n\n{}", usage(name)));
             return ExitCode::from(Code::Usage);
         }
     };
     let Some(flags) = flags else {
-        eprintln!("{}", usage(name));
+        say(usage(name));
         return ExitCode::from(Code::Ok);
     };
     let options = LoadOptions { file: flags.file, overrides: flags.overrides, ..LoadOptions::from_process() };
     let config = match Config::load(options) {
         Ok(config) => config,
         Err(faults) => {
-            eprintln!("{faults}");
+            say(faults);
             return ExitCode::from(Code::BadConfig);
         }
     };
     if flags.print_config {
-        eprintln!("{}", config.to_toml_masked());
+        say(config.to_toml_masked());
         return ExitCode::from(Code::Ok);
     }
     if let Err(error) = fail_points::arm_from_process() {
-        eprintln!("error: {error}");
+        say(format!("error: {error}"));
         return ExitCode::from(Code::Usage);
     }
     run_to_end(serve(config))
@@ -148,10 +148,15 @@ fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
     match block_on(work).unwrap_or_else(|error| Err(error.into())) {
         Ok(()) => ExitCode::from(Code::Ok),
         Err(error) => {
-            eprintln!("error: {}", exit::report(error.as_ref()));
+            say(format!("error: {}", exit::report(error.as_ref())));
             ExitCode::from(Code::of(&error))
         }
     }
+}
+
+/// To standard error. Where nobody reads it, the code that the process ends with still tells.
+fn say(text: impl Display) {
+    let _unread = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 fn usage(name: &str) -> String {

@@ -23,7 +23,7 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     if let Err(error) = runtime::fail_points::arm_from_process() {
-        eprintln!("error: {error}");
+        output::note(format!("error: {error}"));
         return Code::Usage.into();
     }
     match commands::run(arguments) {

@@ -1,7 +1,12 @@
 //! What goes to standard output and standard error. Data goes to the one, everything else to the other.
-#![allow(clippy::print_stdout, reason = "this is the command line's one place for it")]
+//!
+//! The invariant: nothing here panics where nobody reads, as `println!` does. Data that cannot be written is a failure,
+//! a note that cannot be is none: work that was begun is brought to its end.
 
-use std::io::{ErrorKind, IsTerminal as _, Write as _};
+use std::{
+    fmt::Display,
+    io::{ErrorKind, IsTerminal as _, Write as _},
+};
 
 use anyhow::Context as _;
 use serde::Serialize;
@@ -17,8 +22,8 @@ pub(crate) enum Reader {
 }
 
 /// Prints one line of data.
-pub(crate) fn line(text: impl std::fmt::Display) {
-    println!("{text}");
+pub(crate) fn line(text: impl Display) -> anyhow::Result<()> {
+    raw(format!("{text}\n").as_bytes()).map(|_| ())
 }
 
 /// Writes data as it is. A reader that went away is no failure.
@@ -36,15 +41,15 @@ fn reader_after(written: std::io::Result<()>) -> anyhow::Result<Reader> {
 }
 
 /// Tells the person at the terminal something that is not data.
-pub(crate) fn note(text: impl std::fmt::Display) {
-    eprintln!("{text}");
+pub(crate) fn note(text: impl Display) {
+    let _unread = writeln!(std::io::stderr().lock(), "{text}");
 }
 
 /// Prints an error once, with its causes.
 pub(crate) fn error(error: &anyhow::Error) {
     let styled = std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none();
     let label = if styled { "\u{1b}[1;31merror\u{1b}[0m" } else { "error" };
-    eprintln!("{label}: {}", runtime::exit::report(error.as_ref()));
+    note(format!("{label}: {}", runtime::exit::report(error.as_ref())));
 }
 
 /// A listing: the same rows for people and for programs.
@@ -60,19 +65,12 @@ impl<T: Serialize> Listing<T> {
         match format {
             Format::Table => line(self.table(cells)),
             Format::Json => line(serde_json::to_string_pretty(&self.rows)?),
-            Format::Ndjson => {
-                for row in &self.rows {
-                    line(serde_json::to_string(row)?);
-                }
-            }
+            Format::Ndjson => self.rows.iter().try_for_each(|row| line(serde_json::to_string(row)?)),
             Format::Csv => {
-                line(self.columns.join(","));
-                for row in &self.rows {
-                    line(cells(row).join(","));
-                }
+                line(self.columns.join(","))?;
+                self.rows.iter().try_for_each(|row| line(cells(row).join(",")))
             }
         }
-        Ok(())
     }
 
     /// Columns as wide as their widest cell; numbers to the right.

@@ -37,17 +37,17 @@ pub(crate) async fn run(global: &Global, config: &Config, wish: Wish) -> Result<
         LogKind::Kafka => apply_to_log(config, &request).await?,
         LogKind::Embedded => apply_embedded(global, config, &request).await?,
     };
-    report(&answer, wish.dry_run);
-    Ok(())
+    report(&answer, wish.dry_run)
 }
 
-fn report(answer: &ApplyAnswer, dry_run: bool) {
-    output::line(answer.plan.trim_end());
+fn report(answer: &ApplyAnswer, dry_run: bool) -> Result<(), Failure> {
+    output::line(answer.plan.trim_end())?;
     match (answer.changed, dry_run) {
         (true, _) => output::note(format!("applied; the catalog is at version {}", answer.version)),
         (false, true) => output::note("dry run: nothing was changed"),
         (false, false) => output::note("nothing to change"),
     }
+    Ok(())
 }
 
 /// The folder's SQL files as a wish.

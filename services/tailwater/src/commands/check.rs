@@ -14,8 +14,7 @@ use crate::{
 pub(crate) fn run(global: &Global, folders: &[PathBuf], print_config: bool) -> Result<(), Failure> {
     let config = load(global)?;
     if print_config {
-        output::line(config.to_toml_masked().trim_end());
-        return Ok(());
+        return Ok(output::line(config.to_toml_masked().trim_end())?);
     }
     output::note("config: ok");
     let folders = if folders.is_empty() { pipeline_folders(None)? } else { folders.to_vec() };

@@ -2,9 +2,12 @@
 
 use clap::CommandFactory as _;
 
-use crate::{arguments::Arguments, commands::Failure};
+use crate::{arguments::Arguments, commands::Failure, output};
 
 pub(crate) fn run(shell: clap_complete::Shell) -> Result<(), Failure> {
-    clap_complete::generate(shell, &mut Arguments::command(), "tailwater", &mut std::io::stdout());
+    // Into memory first: what writes for clap panics where it cannot.
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "tailwater", &mut script);
+    output::raw(&script)?;
     Ok(())
 }

@@ -26,10 +26,7 @@ pub(crate) async fn run(global: &Global, config: &Config, wait: Option<units::Du
                 tokio::time::sleep(ASK_EVERY).await;
             }
             Err(failure) => return Err(Failure::unavailable(failure.error)),
-            Ok(checks) => {
-                output::line(checks.trim_end());
-                return Ok(());
-            }
+            Ok(checks) => return Ok(output::line(checks.trim_end())?),
         }
     }
 }

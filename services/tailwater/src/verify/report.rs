@@ -70,7 +70,7 @@ impl Report {
     /// Prints it; an error where something is violated.
     pub(crate) fn print(&self, format: Format) -> Result<(), Failure> {
         match format {
-            Format::Json => output::line(serde_json::to_string(self).map_err(anyhow::Error::from)?),
+            Format::Json => output::line(serde_json::to_string(self).map_err(anyhow::Error::from)?)?,
             other => self.print_listing(other)?,
         }
         self.verdict()
