@@ -26,8 +26,10 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 #[test]
-fn the_demo_ingests_balances_answers_and_ends() -> Result<()> {
+fn the_demo_ingests_balances_answers_and_ends_whatever_the_config_says_of_log_and_store() -> Result<()> {
     let folder = tempfile::tempdir()?;
+    let elsewhere = "[log]\nkind = \"kafka\"\nbrokers = \"127.0.0.1:1\"\n\n[store]\noptions = { aws_region = \"x\" }\n";
+    fs::write(folder.path().join("tailwater.toml"), elsewhere)?;
     let output = tailwater(folder.path(), &["demo", "--once"])?;
     let text = text(&output);
     assert!(output.status.success(), "{text}");

@@ -3,7 +3,10 @@
 //! Everything goes the way a user's rows go: over HTTP into landing topics, through channels into tables, and out by
 //! SQL. The answers are compared with those worked out beforehand from the raw files by another program.
 
-use std::{path::PathBuf, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::anyhow;
 use runtime::{
@@ -27,16 +30,10 @@ use crate::{
 /// Far longer than it takes; a demo that hangs says where.
 const SETTLED_WITHIN: Duration = Duration::from_secs(60);
 
-pub(crate) async fn run(mut config: Config, once: bool, folder: Option<PathBuf>) -> Result<(), Failure> {
+pub(crate) async fn run(users: Config, once: bool, folder: Option<PathBuf>) -> Result<(), Failure> {
     let temporary = tempfile::Builder::new().prefix("tailwater-demo-").tempdir()?;
     let folder = folder.unwrap_or_else(|| temporary.path().to_owned());
-    config.log.path = folder.join("log");
-    config.store.url = folder.join("tables").display().to_string();
-    config.telemetry.level = "warn".to_owned();
-    if once {
-        // A script's demo must not meet another process on the usual port.
-        config.http.listen = "127.0.0.1:0".to_owned();
-    }
+    let config = self_contained(users, once, &folder);
     let _telemetry = telemetry::start(&config.telemetry, "demo").map_err(anyhow::Error::from)?;
     let metrics = Metrics::install(BuildInfo::of("demo")).map_err(anyhow::Error::from)?;
     let running = Running::start(&config, metrics).await?;
@@ -46,6 +43,19 @@ pub(crate) async fn run(mut config: Config, once: bool, folder: Option<PathBuf>)
         running.stopped().await;
     }
     running.finish().await.and(shown)
+}
+
+/// Of the user's config only where it answers and what it says of itself: the demo needs nobody's cluster or store.
+fn self_contained(users: Config, once: bool, folder: &Path) -> Config {
+    let mut config = Config { http: users.http, telemetry: users.telemetry, ..Config::default() };
+    config.log.path = folder.join("log");
+    config.store.url = folder.join("tables").display().to_string();
+    config.telemetry.level = "warn".to_owned();
+    if once {
+        // A script's demo must not meet another process on the usual port.
+        config.http.listen = "127.0.0.1:0".to_owned();
+    }
+    config
 }
 
 async fn show(running: &Running, config: &Config) -> Result<(), Failure> {
@@ -164,7 +174,7 @@ impl<T> ContextOf<T> for Result<T, Failure> {
     }
 }
 
-fn next_steps(running: &Running, folder: &std::path::Path) -> String {
+fn next_steps(running: &Running, folder: &Path) -> String {
     format!(
         "\n5. go on (another terminal):\n  tailwater sql                                      # a prompt\n  \
          tailwater status\n  tailwater tail shop.orders --from start --limit 3\n  \
