@@ -26,15 +26,17 @@ pub(crate) fn text(output: &Output) -> String {
 }
 
 #[test]
-fn the_demo_ingests_balances_answers_and_ends_whatever_the_config_says_of_log_and_store() -> Result<()> {
+fn the_demo_answers_and_ends_whatever_the_config_says_and_again_on_the_same_folder() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let elsewhere = "[log]\nkind = \"kafka\"\nbrokers = \"127.0.0.1:1\"\n\n[store]\noptions = { aws_region = \"x\" }\n";
     fs::write(folder.path().join("tailwater.toml"), elsewhere)?;
-    let output = tailwater(folder.path(), &["demo", "--once"])?;
-    let text = text(&output);
-    assert!(output.status.success(), "{text}");
-    assert!(text.contains("the ledger balances"), "{text}");
-    assert!(text.contains("all 10 answers equal those worked out from the raw files"), "{text}");
+    for _run in 0..2 {
+        let output = tailwater(folder.path(), &["demo", "--once", "--folder", "kept"])?;
+        let text = text(&output);
+        assert!(output.status.success(), "{text}");
+        assert!(text.contains("the ledger balances"), "{text}");
+        assert!(text.contains("all 10 answers equal those worked out from the raw files"), "{text}");
+    }
     Ok(())
 }
 

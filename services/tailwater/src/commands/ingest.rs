@@ -131,7 +131,7 @@ impl<'a> Sender<'a> {
         let key = format!("{}:{}", self.producer, self.sequence);
         let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
         let started = Instant::now();
-        while let Err(failure) = post_as(self.client, self.source, self.content_type, part.clone(), Some(&key)).await {
+        while let Err(failure) = post_as(self.client, self.source, self.content_type, part.clone(), &key).await {
             if !self.is_worth_retrying(&failure) || started.elapsed() >= RETRY_FOR {
                 return Err(failure);
             }
@@ -153,26 +153,19 @@ impl<'a> Sender<'a> {
     }
 }
 
-/// Sends one part; returns when it is durable.
-pub(crate) async fn post(client: &Client, source: &str, content_type: &str, part: Bytes) -> Result<(), Failure> {
-    post_as(client, source, content_type, part, None).await
-}
-
-async fn post_as(
+/// Sends one part under its key; returns when it is durable.
+pub(crate) async fn post_as(
     client: &Client,
     source: &str,
     content_type: &str,
     part: Bytes,
-    key: Option<&str>,
+    key: &str,
 ) -> Result<(), Failure> {
     let (pipeline, name) =
         source.split_once('.').ok_or_else(|| anyhow!("expected pipeline.source, found `{source}`"))?;
     let path = format!("/v1/ingest/{pipeline}/{name}");
-    let mut request = client.request(Method::POST, &path).header("content-type", content_type).body(part);
-    if let Some(key) = key {
-        request = request.header("idempotency-key", key);
-    }
-    client.send(request).await?;
+    let request = client.request(Method::POST, &path).header("content-type", content_type);
+    client.send(request.header("idempotency-key", key).body(part)).await?;
     Ok(())
 }
 
