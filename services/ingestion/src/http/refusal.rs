@@ -52,12 +52,17 @@ impl Refusal {
     pub(super) fn bad(error: impl ToString, hint: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, error, hint)
     }
+
+    /// Whether the same request may succeed later.
+    fn may_succeed_later(&self) -> bool {
+        let passing = [StatusCode::REQUEST_TIMEOUT, StatusCode::CONFLICT, StatusCode::SERVICE_UNAVAILABLE];
+        passing.contains(&self.status) && self.plan.is_none()
+    }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let retry =
-            matches!(self.status, StatusCode::SERVICE_UNAVAILABLE | StatusCode::CONFLICT) && self.plan.is_none();
+        let retry = self.may_succeed_later();
         let stored = if self.stored { "unknown" } else { "nothing" };
         let body = RefusalBody { error: &self.error, hint: &self.hint, retry, stored, plan: self.plan.as_deref() };
         (self.status, Json(body)).into_response()
@@ -183,5 +188,20 @@ impl From<ApplyError> for Refusal {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, format!("the log failed: {cause}"), hint)
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_to_be_sent_again_as_it_is_says_so() {
+        assert!(Refusal::from(BodyError::Silent).may_succeed_later());
+        assert!(Refusal::from(BodyError::Busy).may_succeed_later());
+        assert!(Refusal::from(ApplyError::Raced).may_succeed_later());
+        let needs_permission = ApplyError::Refused { reason: "--drop".to_owned(), plan: "- a".to_owned() };
+        assert!(!Refusal::from(needs_permission).may_succeed_later());
+        assert!(!Refusal::from(PartError::Empty).may_succeed_later());
     }
 }
