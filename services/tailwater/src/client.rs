@@ -11,6 +11,9 @@ use serde::Deserialize;
 
 use crate::commands::Failure;
 
+/// How long a short answer is waited for: longer than any of them waits for the log, the store or the catalog.
+const SHORT_ANSWER_WITHIN: Duration = Duration::from_secs(60);
+
 /// Which service answers a question.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Door {
@@ -52,7 +55,7 @@ impl Client {
             Some(url) => url.trim_end_matches('/').to_owned(),
             None => format!("http://{}", listen_address(config, door)),
         };
-        // No overall timeout: answers stream, and ingestion waits for durability.
+        // No overall timeout: answers stream.
         let http = reqwest::Client::builder().connect_timeout(Duration::from_secs(5)).build().unwrap_or_default();
         Self { http, base }
     }
@@ -61,24 +64,37 @@ impl Client {
         &self.base
     }
 
+    /// A request that takes as long as it takes, unless it is given a time.
     pub(crate) fn request(&self, method: Method, path: &str) -> RequestBuilder {
         self.http.request(method, format!("{}{path}", self.base))
     }
 
+    /// A request with a short answer. A server that is frozen is not waited for.
+    pub(crate) fn short_request(&self, method: Method, path: &str) -> RequestBuilder {
+        self.request(method, path).timeout(SHORT_ANSWER_WITHIN)
+    }
+
     /// Sends a request; an answer that is not a success becomes an error with the server's words.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Failure> {
-        let response = request.send().await.map_err(|error| self.unreachable(error))?;
+        let request = request.build().map_err(|error| self.unanswered(error, None))?;
+        let within = request.timeout().copied();
+        let response = self.http.execute(request).await.map_err(|error| self.unanswered(error, within))?;
         if response.status().is_success() {
             return Ok(response);
         }
         Err(refusal(response).await)
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Failure {
-        Failure::unavailable(anyhow!(error).context(format!(
-            "no Tailwater answers at {}; start one with `tailwater up`, or say where it is with --url",
-            self.base
-        )))
+    fn unanswered(&self, error: reqwest::Error, within: Option<Duration>) -> Failure {
+        let base = &self.base;
+        let is_late = error.is_timeout() && !error.is_connect();
+        let what = match within.filter(|_| is_late) {
+            Some(within) => format!("{base} has not answered within {within:?}: it is frozen, or far too busy"),
+            None => {
+                format!("no Tailwater answers at {base}; start one with `tailwater up`, or say where it is with --url")
+            }
+        };
+        Failure::unavailable(anyhow!(error).context(what))
     }
 }
 
@@ -101,5 +117,24 @@ async fn refusal(response: Response) -> Failure {
     match status {
         StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Failure::unavailable(anyhow!(text)),
         _ => Failure::from(anyhow!(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use runtime::exit::Code;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_server_that_is_frozen_is_not_waited_for() {
+        // It takes connections, and nobody is behind them.
+        let frozen = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+        let url = format!("http://{}", frozen.local_addr().expect("an address"));
+        let client = Client::new(Some(&url), &Config::default(), Door::Analysis);
+        let request = client.short_request(Method::GET, "/v1/status").timeout(Duration::from_millis(20));
+        let failure = client.send(request).await.expect_err("nobody answers");
+        assert_eq!(failure.code, Code::Unavailable);
+        assert!(failure.error.to_string().contains("has not answered within 20ms"), "{failure:?}");
     }
 }

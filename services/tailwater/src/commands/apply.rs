@@ -108,6 +108,6 @@ pub(crate) async fn apply_over_http(
     request: &ApplyRequest,
 ) -> Result<ApplyAnswer, Failure> {
     let client = Client::new(global.url.as_deref(), config, Door::Ingestion);
-    let answer = client.send(client.request(Method::POST, "/v1/catalog").json(request)).await?;
+    let answer = client.send(client.short_request(Method::POST, "/v1/catalog").json(request)).await?;
     Ok(answer.json().await.map_err(anyhow::Error::from)?)
 }

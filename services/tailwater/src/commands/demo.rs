@@ -86,7 +86,7 @@ fn pipeline() -> ApplyRequest {
 /// Ingestion follows the catalog; until it has seen the sources it does not know them.
 async fn wait_for_sources(client: &Client) -> Result<(), Failure> {
     poll("the sources", async || {
-        let answer = client.send(client.request(reqwest::Method::GET, "/v1/sources")).await?;
+        let answer = client.send(client.short_request(reqwest::Method::GET, "/v1/sources")).await?;
         let text = answer.text().await.map_err(anyhow::Error::from)?;
         Ok(shop::DATA.iter().all(|file| text.contains(source_of(file))))
     })

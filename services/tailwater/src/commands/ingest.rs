@@ -26,8 +26,12 @@ use crate::{
 
 /// A part this large keeps the broker busy and the memory small.
 const PART_BYTES: usize = 4 << 20;
-/// How long a part is tried before the command gives up: longer than a restart or a failover takes.
+/// How long a part is tried again before the command gives up: longer than a restart or a failover takes.
 const RETRY_FOR: Duration = Duration::from_secs(60);
+/// How long one try may take: longer than the door waits for catalog, room, topic and log together …
+const ANSWER_WITHIN: Duration = Duration::from_secs(120);
+/// … and as long as the part takes over a slow line.
+const SLOWEST_BYTES_A_SECOND: u64 = 256 << 10;
 
 pub(crate) async fn run(
     global: &Global,
@@ -130,9 +134,11 @@ impl<'a> Sender<'a> {
     async fn send(&mut self, part: Bytes, bar: &ProgressBar) -> Result<(), Failure> {
         let key = format!("{}:{}", self.producer, self.sequence);
         let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
-        let started = Instant::now();
+        let mut failing_since = None;
         while let Err(failure) = post_as(self.client, self.source, self.content_type, part.clone(), &key).await {
-            if !self.is_worth_retrying(&failure) || started.elapsed() >= RETRY_FOR {
+            // From the first failure on: one that takes long, at a server that is frozen, is tried again like any other.
+            let since = *failing_since.get_or_insert_with(Instant::now);
+            if !self.is_worth_retrying(&failure) || since.elapsed() >= RETRY_FOR {
                 return Err(failure);
             }
             if waits.attempts() == 0 {
@@ -164,8 +170,10 @@ pub(crate) async fn post_as(
     let (pipeline, name) =
         source.split_once('.').ok_or_else(|| anyhow!("expected pipeline.source, found `{source}`"))?;
     let path = format!("/v1/ingest/{pipeline}/{name}");
-    let request = client.request(Method::POST, &path).header("content-type", content_type);
-    client.send(request.header("idempotency-key", key).body(part)).await?;
+    let within = ANSWER_WITHIN + Duration::from_secs(part.len() as u64 / SLOWEST_BYTES_A_SECOND);
+    let request = client.request(Method::POST, &path).timeout(within);
+    let request = request.header("content-type", content_type).header("idempotency-key", key).body(part);
+    client.send(request).await?;
     Ok(())
 }
 

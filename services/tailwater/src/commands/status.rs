@@ -22,7 +22,7 @@ pub(crate) async fn run(global: &Global, config: &Config, format: Format) -> Res
 
 /// Asks for the ledger.
 pub(crate) async fn fetch(client: &Client) -> Result<Status, Failure> {
-    let answer = client.send(client.request(Method::GET, "/v1/status")).await?;
+    let answer = client.send(client.short_request(Method::GET, "/v1/status")).await?;
     Ok(answer.json().await.map_err(anyhow::Error::from)?)
 }
 

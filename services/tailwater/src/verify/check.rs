@@ -188,7 +188,7 @@ impl Check<'_> {
         struct Listed {
             tables: Vec<Described>,
         }
-        let answer = self.client.send(self.client.request(Method::GET, "/v1/tables")).await?;
+        let answer = self.client.send(self.client.short_request(Method::GET, "/v1/tables")).await?;
         let listed: Listed = answer.json().await.context("the list of tables")?;
         Ok(listed.tables.into_iter().filter(|table| table.pipeline == self.target.pipeline).collect())
     }

@@ -206,7 +206,7 @@ async fn wait_until_known(client: &Client, wish: &Wish, within: Duration) -> Res
 }
 
 async fn knows(client: &Client, target: &Target) -> Result<bool, Failure> {
-    let answer = client.send(client.request(Method::GET, "/v1/sources")).await?;
+    let answer = client.send(client.short_request(Method::GET, "/v1/sources")).await?;
     let sources: Vec<serde_json::Value> = answer.json().await.map_err(anyhow::Error::from)?;
     Ok(sources.iter().any(|source| source["pipeline"] == *target.pipeline && source["name"] == *target.source))
 }
