@@ -2,7 +2,7 @@
 //!
 //! Every failure names the address and what to do: start it, or give another `--url`.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use anyhow::anyhow;
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -36,17 +36,53 @@ pub(crate) struct ErrorBody {
     error: String,
     #[serde(default)]
     hint: Option<String>,
+    #[serde(default)]
+    retry: Option<bool>,
 }
 
 impl ErrorBody {
     /// The server's words.
-    pub(crate) fn text(self) -> String {
-        match self.hint {
+    pub(crate) fn text(&self) -> String {
+        match &self.hint {
             Some(hint) => format!("{}\nhint: {hint}", self.error),
-            None => self.error,
+            None => self.error.clone(),
         }
     }
 }
+
+/// An answer that is not a success, in the server's words.
+#[derive(Debug)]
+pub(crate) struct Refused {
+    status: StatusCode,
+    text: String,
+    /// What a Tailwater says of the same request later; a proxy says nothing.
+    retry: Option<bool>,
+}
+
+impl Refused {
+    async fn of(response: Response) -> Self {
+        let status = response.status();
+        let body = response.text().await.unwrap_or_default();
+        match serde_json::from_str::<ErrorBody>(&body) {
+            Ok(error) => Self { status, text: error.text(), retry: error.retry },
+            Err(_) if body.is_empty() => Self { status, text: format!("the server answered {status}"), retry: None },
+            Err(_) => Self { status, text: body, retry: None },
+        }
+    }
+
+    /// Whether the same request may succeed later.
+    pub(crate) fn may_succeed_later(&self) -> bool {
+        self.retry.unwrap_or(matches!(self.status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504))
+    }
+}
+
+impl fmt::Display for Refused {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.text)
+    }
+}
+
+impl std::error::Error for Refused {}
 
 impl Client {
     /// A client of the address given, or of the one the config tells.
@@ -82,7 +118,7 @@ impl Client {
         if response.status().is_success() {
             return Ok(response);
         }
-        Err(refusal(response).await)
+        Err(Refused::of(response).await.into())
     }
 
     fn unanswered(&self, error: reqwest::Error, within: Option<Duration>) -> Failure {
@@ -106,17 +142,12 @@ fn listen_address(config: &Config, door: Door) -> &str {
     }
 }
 
-async fn refusal(response: Response) -> Failure {
-    let status = response.status();
-    let body = response.text().await.unwrap_or_default();
-    let text = match serde_json::from_str::<ErrorBody>(&body) {
-        Ok(error) => error.text(),
-        Err(_) if body.is_empty() => format!("the server answered {status}"),
-        Err(_) => body,
-    };
-    match status {
-        StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Failure::unavailable(anyhow!(text)),
-        _ => Failure::from(anyhow!(text)),
+impl From<Refused> for Failure {
+    fn from(refused: Refused) -> Self {
+        match refused.status {
+            StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Self::unavailable(refused.into()),
+            _ => anyhow::Error::from(refused).into(),
+        }
     }
 }
 

@@ -19,7 +19,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::{
     arguments::{Global, IngestFormat},
-    client::{Client, Door},
+    client::{Client, Door, Refused},
     commands::Failure,
     output,
 };
@@ -153,10 +153,20 @@ impl<'a> Sender<'a> {
 
     /// A server that was never reached is probably not there; one that was may come back.
     fn is_worth_retrying(&mut self, failure: &Failure) -> bool {
-        let mut causes = failure.error.chain().filter_map(|cause| cause.downcast_ref::<reqwest::Error>());
-        self.reached |= !causes.any(reqwest::Error::is_connect);
-        failure.code == Code::Unavailable && self.reached
+        self.reached |= !unanswered(failure).is_some_and(reqwest::Error::is_connect);
+        self.reached && may_succeed_later(failure)
     }
+}
+
+/// What became of a request that has no answer; nothing where there was one, or no request.
+fn unanswered(failure: &Failure) -> Option<&reqwest::Error> {
+    failure.error.chain().find_map(|cause| cause.downcast_ref())
+}
+
+/// What a proxy says in the place of a door that is gone or slow counts as well: the key makes it safe.
+fn may_succeed_later(failure: &Failure) -> bool {
+    let refused = failure.error.downcast_ref::<Refused>();
+    refused.map_or(failure.code == Code::Unavailable, Refused::may_succeed_later)
 }
 
 /// Sends one part under its key; returns when it is durable.
@@ -230,7 +240,60 @@ impl Parts {
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
+    use std::{
+        io::{BufRead as _, BufReader, Read, Write as _},
+        net::TcpListener,
+        thread::JoinHandle,
+    };
+
     use super::*;
+
+    /// A server that gives these answers, one a connection; the keys of what it was sent.
+    fn scripted(answers: &'static [(u16, &'static str)]) -> (String, JoinHandle<Vec<String>>) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let serve = move || answers.iter().map(|(status, body)| answer(&listener, *status, body)).collect::<Vec<_>>();
+        (url, std::thread::spawn(serve))
+    }
+
+    /// Takes one request whole, and says what is to be said; its key.
+    fn answer(listener: &TcpListener, status: u16, body: &str) -> String {
+        let mut connection = BufReader::new(listener.accept().unwrap().0);
+        let (mut key, mut length) = (String::new(), 0_usize);
+        let mut line = "begins".to_owned();
+        while !line.trim().is_empty() {
+            line.clear();
+            connection.read_line(&mut line).unwrap();
+            match line.trim().split_once(": ") {
+                Some(("idempotency-key", value)) => key = value.to_owned(),
+                Some(("content-length", value)) => length = value.parse().unwrap(),
+                _ => {}
+            }
+        }
+        Read::read_exact(&mut connection, &mut vec![0; length]).unwrap();
+        let length = body.len();
+        let said = format!("HTTP/1.1 {status} said\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}");
+        connection.get_mut().write_all(said.as_bytes()).unwrap();
+        key
+    }
+
+    #[tokio::test]
+    async fn what_may_succeed_later_is_sent_again_under_its_key_and_nothing_else_is() {
+        let (url, keys) = scripted(&[
+            (502, ""),
+            (408, r#"{"error":"silent","retry":true}"#),
+            (200, "{}"),
+            (500, r#"{"error":"a defect","retry":false}"#),
+        ]);
+        let client = Client::new(Some(&url), &Config::default(), Door::Ingestion);
+        let mut sender = Sender::new(&client, "shop.orders", "application/x-ndjson");
+        let bar = ProgressBar::hidden();
+        sender.send(Bytes::from_static(b"{}\n"), &bar).await.unwrap();
+        let failure = sender.send(Bytes::from_static(b"{}\n"), &bar).await.unwrap_err();
+        assert_eq!(failure.error.to_string(), "a defect");
+        let expected = [0, 0, 0, 1].map(|sequence| format!("{}:{sequence}", sender.producer));
+        assert_eq!(keys.join().unwrap(), expected);
+    }
 
     #[tokio::test]
     async fn lines_are_never_cut_and_nothing_is_lost() {
