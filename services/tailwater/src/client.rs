@@ -38,6 +38,8 @@ pub(crate) struct ErrorBody {
     hint: Option<String>,
     #[serde(default)]
     retry: Option<bool>,
+    #[serde(default)]
+    stored: Option<String>,
 }
 
 impl ErrorBody {
@@ -57,6 +59,8 @@ pub(crate) struct Refused {
     text: String,
     /// What a Tailwater says of the same request later; a proxy says nothing.
     retry: Option<bool>,
+    /// What a Tailwater says of the rows.
+    stored: Option<String>,
 }
 
 impl Refused {
@@ -64,15 +68,27 @@ impl Refused {
         let status = response.status();
         let body = response.text().await.unwrap_or_default();
         match serde_json::from_str::<ErrorBody>(&body) {
-            Ok(error) => Self { status, text: error.text(), retry: error.retry },
-            Err(_) if body.is_empty() => Self { status, text: format!("the server answered {status}"), retry: None },
-            Err(_) => Self { status, text: body, retry: None },
+            Ok(error) => Self { status, text: error.text(), retry: error.retry, stored: error.stored },
+            Err(_) => {
+                let text = if body.is_empty() { format!("the server answered {status}") } else { body };
+                Self { status, text, retry: None, stored: None }
+            }
         }
     }
 
     /// Whether the same request may succeed later.
     pub(crate) fn may_succeed_later(&self) -> bool {
         self.retry.unwrap_or(matches!(self.status.as_u16(), 408 | 429 | 500 | 502 | 503 | 504))
+    }
+
+    /// Whether rows of the request may be stored all the same.
+    pub(crate) fn may_be_stored(&self) -> bool {
+        match (&self.stored, self.retry) {
+            (Some(stored), _) => stored != "nothing",
+            // A process that is stopping leaves it out.
+            (None, Some(_)) => false,
+            (None, None) => self.status.is_server_error() || self.status == StatusCode::REQUEST_TIMEOUT,
+        }
     }
 }
 
@@ -146,6 +162,7 @@ impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
         match refused.status {
             StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS => Self::unavailable(refused.into()),
+            StatusCode::REQUEST_TIMEOUT if refused.retry == Some(true) => Self::unavailable(refused.into()),
             _ => anyhow::Error::from(refused).into(),
         }
     }

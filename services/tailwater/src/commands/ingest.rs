@@ -14,7 +14,11 @@ use anyhow::{Context as _, anyhow};
 use bytes::{Bytes, BytesMut};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
-use runtime::{config::Config, exit::Code, retry::Backoff};
+use runtime::{
+    config::Config,
+    exit::{self, Code},
+    retry::Backoff,
+};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
 use crate::{
@@ -42,19 +46,81 @@ pub(crate) async fn run(
 ) -> Result<(), Failure> {
     let client = Client::new(global.url.as_deref(), config, Door::Ingestion);
     let format = format.unwrap_or_else(|| format_of(file));
-    let from_stdin = file == Path::new("-");
-    let bytes = if from_stdin { None } else { Some(size_of(file)?) };
+    let wish = Wish { source, file, format };
+    let bytes = if wish.is_stdin() { None } else { Some(size_of(file)?) };
     let bar = progress_bar(source, bytes);
     let mut sender = Sender::new(&client, source, content_type(format));
-    let sent = if from_stdin {
-        send(&mut sender, tokio::io::stdin(), format, &bar).await?
+    let outcome = if wish.is_stdin() {
+        send(&mut sender, tokio::io::stdin(), format, &bar).await
     } else {
         let input = tokio::fs::File::open(file).await.with_context(|| format!("file `{}`", file.display()))?;
-        send(&mut sender, input, format, &bar).await?
+        send(&mut sender, input, format, &bar).await
     };
     bar.finish_and_clear();
-    output::note(format!("{sent} bytes are durable in `{source}`"));
+    outcome.map_err(|failure| wish.cut_short(failure, sender.progress))?;
+    output::note(format!("{} bytes are durable in `{source}`", sender.progress.durable));
     Ok(())
+}
+
+/// What is to be sent.
+#[derive(Clone, Copy)]
+struct Wish<'a> {
+    source: &'a str,
+    file: &'a Path,
+    format: IngestFormat,
+}
+
+/// How far the input has come.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Progress {
+    /// Bytes from its beginning that are durable.
+    durable: u64,
+    /// Bytes after those of which it is not known.
+    open: u64,
+}
+
+impl Wish<'_> {
+    fn is_stdin(&self) -> bool {
+        self.file == Path::new("-")
+    }
+
+    /// The end of an input of which only a part is stored, perhaps. The same command again would be another producer
+    /// and would double that part, so the code does not ask for it.
+    fn cut_short(&self, failure: Failure, progress: Progress) -> Failure {
+        if progress == Progress::default() {
+            return failure;
+        }
+        let error = anyhow!("{}\n{}", exit::report(failure.error.as_ref()), self.going_on(progress));
+        let code = if failure.code == Code::Unavailable { Code::Failure } else { failure.code };
+        Failure { error, code }
+    }
+
+    /// What became of the input, and how to send what is left of it.
+    fn going_on(&self, Progress { durable, open }: Progress) -> String {
+        let source = self.source;
+        let mut text = format!("{durable} bytes of the input are durable in `{source}`");
+        if open > 0 {
+            text += &format!("; of the {open} after them it is not known: ask the table before you send those again");
+        }
+        // In every other format all of the input is one request, and nothing is left of it.
+        if self.format == IngestFormat::Ndjson {
+            let next = durable + open + 1;
+            let rest = if self.is_stdin() {
+                format!("… | tail -c +{next}")
+            } else {
+                format!("tail -c +{next} {}", in_a_shell(self.file))
+            };
+            text += &format!("\nto send the rest: {rest} | tailwater ingest {source} -");
+        }
+        text
+    }
+}
+
+/// A name as it is typed.
+fn in_a_shell(file: &Path) -> String {
+    let name = file.display().to_string();
+    let plain = |letter: char| letter.is_alphanumeric() || "/._-+,:@".contains(letter);
+    if name.chars().all(plain) { name } else { format!("'{}'", name.replace('\'', r"'\''")) }
 }
 
 fn size_of(file: &Path) -> Result<u64, Failure> {
@@ -89,25 +155,22 @@ pub(crate) fn progress_bar(name: &str, bytes: Option<u64>) -> ProgressBar {
     bar
 }
 
-/// Sends everything; how many bytes there were.
+/// Sends everything.
 async fn send(
     sender: &mut Sender<'_>,
     mut input: impl AsyncRead + Unpin,
     format: IngestFormat,
     bar: &ProgressBar,
-) -> Result<u64, Failure> {
+) -> Result<(), Failure> {
     let mut parts = Parts::new(format);
-    let mut sent = 0;
     loop {
         let ended = !parts.fill(&mut input).await?;
         while let Some(part) = parts.next(ended)? {
-            let bytes = part.len() as u64;
             sender.send(part, bar).await?;
-            sent += bytes;
-            bar.inc(bytes);
+            bar.set_position(sender.progress.durable);
         }
         if ended {
-            return Ok(sent);
+            return Ok(());
         }
     }
 }
@@ -119,6 +182,7 @@ struct Sender<'a> {
     content_type: &'static str,
     producer: String,
     sequence: u64,
+    progress: Progress,
     /// Whether a server was there at least once.
     reached: bool,
 }
@@ -127,16 +191,21 @@ impl<'a> Sender<'a> {
     fn new(client: &'a Client, source: &'a str, content_type: &'static str) -> Self {
         // The keys of the hasher are random; what it hashes only has to be something.
         let random = RandomState::new().hash_one((std::process::id(), SystemTime::now()));
-        Self { client, source, content_type, producer: format!("ingest-{random:016x}"), sequence: 0, reached: false }
+        let producer = format!("ingest-{random:016x}");
+        Self { client, source, content_type, producer, sequence: 0, progress: Progress::default(), reached: false }
     }
 
     /// Sends one part, again while its fate is open; returns when it is durable.
     async fn send(&mut self, part: Bytes, bar: &ProgressBar) -> Result<(), Failure> {
         let key = format!("{}:{}", self.producer, self.sequence);
         let mut waits = Backoff::new(Duration::from_millis(100), Duration::from_secs(5));
+        let bytes = part.len() as u64;
         let mut failing_since = None;
         while let Err(failure) = post_as(self.client, self.source, self.content_type, part.clone(), &key).await {
-            // From the first failure on: one that takes long, at a server that is frozen, is tried again like any other.
+            if may_be_stored(&failure) {
+                self.progress.open = bytes;
+            }
+            // From the first failure on: a try that takes long, at a server that is frozen, is not the only one.
             let since = *failing_since.get_or_insert_with(Instant::now);
             if !self.is_worth_retrying(&failure) || since.elapsed() >= RETRY_FOR {
                 return Err(failure);
@@ -147,13 +216,14 @@ impl<'a> Sender<'a> {
             tokio::time::sleep(waits.next()).await;
         }
         self.sequence += 1;
+        self.progress = Progress { durable: self.progress.durable + bytes, open: 0 };
         self.reached = true;
         Ok(())
     }
 
     /// A server that was never reached is probably not there; one that was may come back.
     fn is_worth_retrying(&mut self, failure: &Failure) -> bool {
-        self.reached |= !unanswered(failure).is_some_and(reqwest::Error::is_connect);
+        self.reached |= unanswered(failure).is_none_or(|error| !error.is_connect());
         self.reached && may_succeed_later(failure)
     }
 }
@@ -167,6 +237,14 @@ fn unanswered(failure: &Failure) -> Option<&reqwest::Error> {
 fn may_succeed_later(failure: &Failure) -> bool {
     let refused = failure.error.downcast_ref::<Refused>();
     refused.map_or(failure.code == Code::Unavailable, Refused::may_succeed_later)
+}
+
+/// Whether rows of a request that failed may be stored all the same.
+fn may_be_stored(failure: &Failure) -> bool {
+    match failure.error.downcast_ref::<Refused>() {
+        Some(refused) => refused.may_be_stored(),
+        None => unanswered(failure).is_some_and(|error| !error.is_connect() && !error.is_builder()),
+    }
 }
 
 /// Sends one part under its key; returns when it is durable.
@@ -283,16 +361,34 @@ mod tests {
             (502, ""),
             (408, r#"{"error":"silent","retry":true}"#),
             (200, "{}"),
-            (500, r#"{"error":"a defect","retry":false}"#),
+            (500, r#"{"error":"a defect","retry":false,"stored":"unknown"}"#),
         ]);
         let client = Client::new(Some(&url), &Config::default(), Door::Ingestion);
         let mut sender = Sender::new(&client, "shop.orders", "application/x-ndjson");
         let bar = ProgressBar::hidden();
         sender.send(Bytes::from_static(b"{}\n"), &bar).await.unwrap();
-        let failure = sender.send(Bytes::from_static(b"{}\n"), &bar).await.unwrap_err();
+        let failure = sender.send(Bytes::from_static(b"{ }\n"), &bar).await.unwrap_err();
         assert_eq!(failure.error.to_string(), "a defect");
+        assert_eq!(sender.progress, Progress { durable: 3, open: 4 });
         let expected = [0, 0, 0, 1].map(|sequence| format!("{}:{sequence}", sender.producer));
         assert_eq!(keys.join().unwrap(), expected);
+    }
+
+    #[test]
+    fn an_early_end_says_how_to_go_on_and_asks_for_the_same_again_only_where_nothing_is_stored() {
+        let wish = Wish { source: "shop.orders", file: Path::new("my orders.ndjson"), format: IngestFormat::Ndjson };
+        let ended = |wish: Wish<'_>, durable, open| {
+            let failure = wish.cut_short(Failure::unavailable(anyhow!("gone")), Progress { durable, open });
+            (failure.code, failure.error.to_string())
+        };
+        assert_eq!(ended(wish, 0, 0), (Code::Unavailable, "gone".to_owned()));
+        let (code, text) = ended(wish, 10, 5);
+        assert_eq!(code, Code::Failure);
+        assert!(text.starts_with("gone\n10 bytes") && text.contains("of the 5 after them"), "{text}");
+        assert!(text.ends_with("tail -c +16 'my orders.ndjson' | tailwater ingest shop.orders -"), "{text}");
+        let (code, text) = ended(Wish { format: IngestFormat::Csv, ..wish }, 0, 5);
+        assert_eq!(code, Code::Failure);
+        assert!(text.contains("of the 5 after them") && !text.contains("the rest"), "{text}");
     }
 
     #[tokio::test]
