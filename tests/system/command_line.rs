@@ -188,6 +188,39 @@ fn check_finds_the_fault_in_a_pipeline_without_contacting_anything() -> Result<(
     Ok(())
 }
 
+/// A folder with a pipeline that nobody has applied yet.
+fn lab() -> Result<tempfile::TempDir> {
+    let folder = tempfile::tempdir()?;
+    fs::create_dir(folder.path().join("lab"))?;
+    fs::write(folder.path().join("lab/lab.sql"), "CREATE SOURCE events (id BIGINT);\n")?;
+    Ok(folder)
+}
+
+#[test]
+fn apply_finds_the_tailwater_that_runs_in_another_folder() -> Result<()> {
+    let (up, lab) = (Up::start()?, lab()?);
+    let listen = up.url.replace("http://", "http.listen=");
+    let applied = tailwater(lab.path(), &["apply", "lab", "--set", &listen])?;
+    assert!(applied.status.success() && text(&applied).contains(&up.url), "{}", text(&applied));
+    let again = up.tailwater(&["apply", &lab.path().join("lab").display().to_string()])?;
+    assert!(text(&again).contains("nothing to change"), "{}", text(&again));
+    assert!(!lab.path().join(".tailwater").exists());
+    Ok(())
+}
+
+#[test]
+fn apply_with_nothing_running_says_where_it_published_and_a_dry_run_leaves_nothing() -> Result<()> {
+    let lab = lab()?;
+    let listen = format!("http.listen=127.0.0.1:{}", free_port()?);
+    let planned = tailwater(lab.path(), &["apply", "lab", "--dry-run", "--set", &listen])?;
+    assert!(planned.status.success() && text(&planned).contains("events"), "{}", text(&planned));
+    assert!(!lab.path().join(".tailwater").exists());
+    let applied = tailwater(lab.path(), &["apply", "lab", "--set", &listen])?;
+    assert!(applied.status.success() && text(&applied).contains("no Tailwater runs"), "{}", text(&applied));
+    assert!(lab.path().join(".tailwater/log").exists());
+    Ok(())
+}
+
 #[test]
 fn completion_scripts_name_the_commands() -> Result<()> {
     let folder = tempfile::tempdir()?;

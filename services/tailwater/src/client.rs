@@ -13,6 +13,8 @@ use crate::commands::Failure;
 
 /// How long a short answer is waited for: longer than any of them waits for the log, the store or the catalog.
 const SHORT_ANSWER_WITHIN: Duration = Duration::from_secs(60);
+/// A thread of their own answers for metrics, however busy the rest of a process is.
+const METRICS_WITHIN: Duration = Duration::from_secs(5);
 
 /// Which service answers a question.
 #[derive(Clone, Copy, Debug)]
@@ -124,6 +126,13 @@ impl Client {
     /// A request with a short answer. A server that is frozen is not waited for.
     pub(crate) fn short_request(&self, method: Method, path: &str) -> RequestBuilder {
         self.request(method, path).timeout(SHORT_ANSWER_WITHIN)
+    }
+
+    /// Whether a Tailwater answers here, ready or not, and not something else on the same port.
+    pub(crate) async fn is_tailwater(&self) -> bool {
+        let request = self.request(Method::GET, "/metrics").timeout(METRICS_WITHIN);
+        let Ok(answer) = self.send(request).await else { return false };
+        answer.text().await.is_ok_and(|metrics| metrics.contains("tailwater_build_info"))
     }
 
     /// Sends a request; an answer that is not a success becomes an error with the server's words.

@@ -1,9 +1,13 @@
 //! `tailwater apply`: a pipeline folder into the catalog, plan first.
 //!
 //! On Kafka the catalog topic is written directly. The embedded log belongs to one process: a running one is asked
-//! over HTTP, otherwise the log is opened here.
+//! over HTTP, otherwise the log is opened here. Where there is none yet, the command was perhaps typed in another
+//! folder than `up`: whoever answers at the usual address comes first, so that no log is made that nobody reads.
 
-use std::path::{Path, PathBuf};
+use std::{
+    io::ErrorKind,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow};
 use reqwest::Method;
@@ -12,7 +16,7 @@ use runtime::{
     config::{Config, LogKind},
     edges,
 };
-use topics::TopicError;
+use topics::{TopicError, memory::MemoryLog};
 
 use crate::{
     arguments::Global,
@@ -88,10 +92,36 @@ pub(crate) fn read_files(folder: &Path) -> Result<Vec<ApplyFile>, Failure> {
 }
 
 async fn apply_embedded(global: &Global, config: &Config, request: &ApplyRequest) -> Result<ApplyAnswer, Failure> {
+    let path = config.log.path.display();
+    if !has_log(&config.log.path) {
+        let client = Client::new(None, config, Door::Ingestion);
+        if client.is_tailwater().await {
+            output::note(format!("there is no log in {path}; asking the Tailwater at {}", client.base()));
+            return apply_over_http(global, config, request).await;
+        }
+        if request.dry_run {
+            output::note(format!("no Tailwater runs, and there is no log in {path}: planned for an empty catalog"));
+            return Ok(catalog::apply(&MemoryLog::new(), request).await.map_err(anyhow::Error::from)?);
+        }
+    }
     match edges::open_log(config, "apply").await {
-        Ok(log) => Ok(catalog::apply(log.as_ref(), request).await.map_err(anyhow::Error::from)?),
+        Ok(log) => {
+            let answer = catalog::apply(log.as_ref(), request).await.map_err(anyhow::Error::from)?;
+            if answer.changed {
+                output::note(format!("no Tailwater runs on the log in {path}: published there, for the next one"));
+            }
+            Ok(answer)
+        }
         Err(TopicError::InUse { .. }) => apply_over_http(global, config, request).await,
         Err(error) => Err(Failure::unavailable(error.into())),
+    }
+}
+
+/// A folder with nothing in it was never a log. One that cannot be looked into is left to whoever opens it to explain.
+fn has_log(folder: &Path) -> bool {
+    match std::fs::read_dir(folder) {
+        Ok(mut entries) => entries.next().is_some(),
+        Err(error) => error.kind() != ErrorKind::NotFound,
     }
 }
 
