@@ -123,6 +123,24 @@ fn a_log_in_use_names_the_process_that_has_it() -> Result<()> {
 }
 
 #[test]
+fn sql_takes_a_statement_from_standard_input_and_fails_where_it_does() -> Result<()> {
+    let up = Up::start()?;
+    let program = process::binary("tailwater")?;
+    let sh = |script: &str| {
+        let sh = Program::at("/bin/sh").args(["-c", script]).env("PROGRAM", &program).env("URL", &up.url);
+        sh.in_folder(up.folder.path()).run()
+    };
+    for flags in ["", "-f -"] {
+        let answer = sh(&format!("echo 'SELECT 1 AS one;' | \"$PROGRAM\" --url \"$URL\" sql -o csv {flags}"))?;
+        assert!(answer.status.success(), "{}", text(&answer));
+        assert_eq!(String::from_utf8_lossy(&answer.stdout).trim_end(), "one\n1");
+    }
+    let wrong = sh("echo 'SELECT nothing' | \"$PROGRAM\" --url \"$URL\" sql")?;
+    assert_eq!(wrong.status.code(), Some(1), "{}", text(&wrong));
+    Ok(())
+}
+
+#[test]
 fn metrics_and_health_are_served() -> Result<()> {
     let up = Up::start()?;
     let (status, body) = http::get(&format!("{}/metrics", up.url))?;

@@ -132,15 +132,15 @@ pub(crate) enum Command {
         #[arg(long)]
         format: Option<IngestFormat>,
     },
-    /// Ask SQL: one statement, a file, or a prompt
+    /// Ask SQL: one statement, a file, standard input, or a prompt
     #[command(
-        after_help = "Examples:\n  tailwater sql -c 'SELECT count(*) FROM shop.orders'\n  tailwater sql -f query.sql -o csv\n  tailwater sql                 # a prompt with history and completion"
+        after_help = "Examples:\n  tailwater sql -c 'SELECT count(*) FROM shop.orders'\n  tailwater sql -f query.sql -o csv\n  tailwater sql < query.sql\n  tailwater sql                 # a prompt with history and completion"
     )]
     Sql {
         /// The statement
         #[arg(short, long, conflicts_with = "file")]
         command: Option<String>,
-        /// A file with one statement
+        /// A file with one statement, or - for standard input
         #[arg(short, long)]
         file: Option<PathBuf>,
         /// How to print the answer

@@ -1,12 +1,15 @@
-//! `tailwater sql`: one statement, a file, or a prompt with history and completion.
+//! `tailwater sql`: one statement, a file, standard input, or a prompt with history and completion.
 
-use std::path::PathBuf;
+use std::{
+    io::IsTerminal as _,
+    path::{Path, PathBuf},
+};
 
 use anyhow::{Context as _, anyhow};
 use bytes::Bytes;
 use futures::{Stream, StreamExt as _};
 use reqwest::Method;
-use runtime::config::Config;
+use runtime::{config::Config, exit::Code};
 use rustyline::{
     Completer, Editor, Helper, Highlighter, Hinter, Validator, completion::Pair, error::ReadlineError,
     history::FileHistory,
@@ -30,12 +33,18 @@ pub(crate) async fn run(
     let client = Client::new(global.url.as_deref(), config, Door::Analysis);
     match (command, file) {
         (Some(sql), _) => ask(&client, &sql, format).await,
-        (None, Some(file)) => {
-            let sql = std::fs::read_to_string(&file).with_context(|| format!("file `{}`", file.display()))?;
-            ask(&client, &sql, format).await
-        }
-        (None, None) => prompt(&client, format).await,
+        (None, Some(file)) => ask(&client, &read(&file)?, format).await,
+        (None, None) if std::io::stdin().is_terminal() => prompt(&client, format).await,
+        (None, None) => ask(&client, &read(Path::new("-"))?, format).await,
     }
+}
+
+/// A statement from a file, or from standard input.
+fn read(file: &Path) -> anyhow::Result<String> {
+    if file == Path::new("-") {
+        return std::io::read_to_string(std::io::stdin()).context("standard input");
+    }
+    std::fs::read_to_string(file).with_context(|| format!("file `{}`", file.display()))
 }
 
 /// The end of an answer that is kept to be looked at. Longer words of an error are not repeated.
@@ -113,7 +122,7 @@ pub(crate) async fn answer_as_csv(client: &Client, sql: &str) -> Result<String, 
 
 /// Reads statements ending in `;` until end of input.
 async fn prompt(client: &Client, format: Format) -> Result<(), Failure> {
-    let words = Words::fetch(client).await;
+    let words = Words::fetch(client).await?;
     let mut editor: Editor<Words, FileHistory> = Editor::new().context("prompt")?;
     editor.set_helper(Some(words));
     let history = history_file();
@@ -143,8 +152,10 @@ async fn prompt(client: &Client, format: Format) -> Result<(), Failure> {
             Err(error) => return Err(anyhow::Error::from(error).context("prompt").into()),
         }
     }
-    if let Some(history) = &history {
-        editor.save_history(history).context("history")?;
+    if let Some(history) = &history
+        && let Err(error) = editor.save_history(history)
+    {
+        output::note(format!("the history is not kept in {}: {error}", history.display()));
     }
     Ok(())
 }
@@ -204,11 +215,14 @@ const KEYWORDS: &[&str] = &[
 ];
 
 impl Words {
-    /// Names come from the server; without them the keywords still complete.
-    async fn fetch(client: &Client) -> Self {
-        let names = names(client).await.unwrap_or_default();
+    /// Names come from the server, which must be there; where it cannot tell them, the keywords still complete.
+    async fn fetch(client: &Client) -> Result<Self, Failure> {
+        let names = match names(client).await {
+            Err(failure) if failure.code == Code::Unavailable => return Err(failure),
+            told => told.unwrap_or_default(),
+        };
         let words = KEYWORDS.iter().map(|&word| word.to_owned()).chain(names);
-        Self { completer: WordCompleter(words.collect()) }
+        Ok(Self { completer: WordCompleter(words.collect()) })
     }
 }
 
@@ -221,7 +235,7 @@ async fn names(client: &Client) -> Result<Vec<String>, Failure> {
     }
     let sql = "SELECT table_schema, table_name, column_name FROM information_schema.columns";
     let body = serde_json::json!({ "sql": sql, "format": "ndjson" });
-    let answer = client.send(client.request(Method::POST, "/v1/sql").json(&body)).await?;
+    let answer = client.send(client.short_request(Method::POST, "/v1/sql").json(&body)).await?;
     let text = answer.text().await.map_err(anyhow::Error::from)?;
     let mut names = Vec::new();
     for column in text.lines().filter_map(|line| serde_json::from_str::<Column>(line).ok()) {
@@ -330,6 +344,12 @@ mod tests {
         assert!(outcome(&cut, 5).await.unwrap_err().contains("not complete"));
         let endless = QueryError::new(ErrorKind::Invalid, "x".repeat(2 * TAIL_BYTES));
         assert!(outcome(&self::document("x", Some(endless)), 4096).await.unwrap_err().contains("not complete"));
+    }
+
+    #[tokio::test]
+    async fn a_prompt_does_not_begin_where_nobody_answers() {
+        let nobody = Client::new(Some("http://127.0.0.1:1"), &Config::default(), Door::Analysis);
+        assert_eq!(Words::fetch(&nobody).await.err().map(|failure| failure.code), Some(Code::Unavailable));
     }
 
     #[test]
