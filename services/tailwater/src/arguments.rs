@@ -34,7 +34,7 @@ pub(crate) struct Global {
     #[arg(long = "set", global = true, value_name = "SECTION.KEY=VALUE")]
     pub(crate) overrides: Vec<Override>,
     /// Address of a running Tailwater [default: from the config]
-    #[arg(long, global = true, value_name = "URL")]
+    #[arg(long, global = true, value_name = "URL", value_parser = base_url)]
     pub(crate) url: Option<String>,
 }
 
@@ -315,6 +315,21 @@ pub(crate) struct VerifyTarget {
     pub(crate) source: String,
 }
 
+/// Where a Tailwater answers. Without a scheme, `localhost:8080` would be a URL of the scheme `localhost`.
+fn base_url(text: &str) -> Result<String, String> {
+    let is_base = |text: &str| {
+        let url = reqwest::Url::parse(text);
+        url.is_ok_and(|url| ["http", "https"].contains(&url.scheme()) && url.has_host())
+    };
+    if is_base(text) {
+        return Ok(text.to_owned());
+    }
+    let rest = text.split_once("://").map_or(text, |(_, rest)| rest);
+    let meant = Some(format!("http://{rest}")).filter(|meant| is_base(meant));
+    let example = meant.as_deref().unwrap_or("http://127.0.0.1:8080");
+    Err(format!("expected http:// or https:// and a host, for example {example}"))
+}
+
 fn byte_range(text: &str) -> Result<(u32, u32), String> {
     /// With the other columns a row must fit a message.
     const MOST: u64 = 900_000;
@@ -366,6 +381,23 @@ mod tests {
         for command in all {
             let help = command.get_after_help().map(ToString::to_string).unwrap_or_default();
             assert!(help.contains("Examples:"), "`{}` has no examples", command.get_name());
+        }
+    }
+
+    #[test]
+    fn an_address_has_a_scheme_and_a_host() {
+        for right in ["http://localhost:8080", "https://lake.example/tailwater/", "http://[::1]:8080"] {
+            assert_eq!(super::base_url(right).as_deref(), Ok(right));
+        }
+        for (wrong, example) in [
+            ("localhost:8080", "http://localhost:8080"),
+            ("127.0.0.1:8080", "http://127.0.0.1:8080"),
+            ("ftp://lake.example", "http://lake.example"),
+            ("http://", "http://127.0.0.1:8080"),
+            ("localhost:808080", "http://127.0.0.1:8080"),
+        ] {
+            let error = super::base_url(wrong).err().unwrap_or_default();
+            assert!(error.ends_with(&format!("for example {example}")), "{wrong}: {error}");
         }
     }
 
