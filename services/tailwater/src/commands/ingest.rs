@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant, SystemTime},
 };
 
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use bytes::{Bytes, BytesMut};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use reqwest::Method;
@@ -45,7 +45,10 @@ pub(crate) async fn run(
     format: Option<IngestFormat>,
 ) -> Result<(), Failure> {
     let client = Client::new(global.url.as_deref(), config, Door::Ingestion);
-    let format = format.unwrap_or_else(|| format_of(file));
+    let format = match format {
+        Some(format) => format,
+        None => format_of(source, file)?,
+    };
     let wish = Wish { source, file, format };
     let bytes = if wish.is_stdin() { None } else { Some(size_of(file)?) };
     let bar = progress_bar(source, bytes);
@@ -127,13 +130,41 @@ fn size_of(file: &Path) -> Result<u64, Failure> {
     Ok(std::fs::metadata(file).with_context(|| format!("file `{}`", file.display()))?.len())
 }
 
-fn format_of(file: &Path) -> IngestFormat {
-    match file.extension().and_then(|extension| extension.to_str()) {
-        Some("csv") => IngestFormat::Csv,
-        Some("json") => IngestFormat::Json,
-        Some("arrow" | "arrows" | "ipc") => IngestFormat::Arrow,
+/// What a file holds, by its name. What is certainly no lines of JSON is not sent as such: each would be rejected.
+fn format_of(source: &str, file: &Path) -> anyhow::Result<IngestFormat> {
+    let unpack = match extension_of(file) {
+        "gz" => "zcat",
+        "zst" => "zstdcat",
+        "bz2" => "bzcat",
+        "xz" => "xzcat",
+        extension @ ("zip" | "parquet" | "avro" | "orc") => bail!(
+            "`{}`: {extension} is not taken, but NDJSON, JSON, CSV and Arrow streams; say with --format if it is one",
+            file.display()
+        ),
+        extension => return Ok(format_named(extension)),
+    };
+    let packed = Path::new(file.file_stem().unwrap_or_default());
+    let format = match format_named(extension_of(packed)) {
+        IngestFormat::Ndjson => "",
+        IngestFormat::Json => " --format json",
+        IngestFormat::Csv => " --format csv",
+        IngestFormat::Arrow => " --format arrow",
+    };
+    let file = in_a_shell(file);
+    bail!("{file} is packed; unpack it on the way: {unpack} {file} | tailwater ingest {source} -{format}")
+}
+
+fn format_named(extension: &str) -> IngestFormat {
+    match extension {
+        "csv" => IngestFormat::Csv,
+        "json" => IngestFormat::Json,
+        "arrow" | "arrows" | "ipc" => IngestFormat::Arrow,
         _ => IngestFormat::Ndjson,
     }
+}
+
+fn extension_of(file: &Path) -> &str {
+    file.extension().and_then(|extension| extension.to_str()).unwrap_or_default()
 }
 
 fn content_type(format: IngestFormat) -> &'static str {
@@ -389,6 +420,20 @@ mod tests {
         let (code, text) = ended(Wish { format: IngestFormat::Csv, ..wish }, 0, 5);
         assert_eq!(code, Code::Failure);
         assert!(text.contains("of the 5 after them") && !text.contains("the rest"), "{text}");
+    }
+
+    #[test]
+    fn what_is_packed_or_of_another_kind_is_not_taken_for_lines() {
+        let format = |file: &str| format_of("shop.orders", Path::new(file)).map_err(|error| error.to_string());
+        assert_eq!(format("-"), Ok(IngestFormat::Ndjson));
+        assert_eq!(format("data/orders.csv"), Ok(IngestFormat::Csv));
+        for (file, fix) in [
+            ("orders.ndjson.gz", "zcat orders.ndjson.gz | tailwater ingest shop.orders -"),
+            ("data/orders.csv.zst", "zstdcat data/orders.csv.zst | tailwater ingest shop.orders - --format csv"),
+            ("orders.parquet", "say with --format if it is one"),
+        ] {
+            assert!(format(file).is_err_and(|error| error.ends_with(fix)), "{file}");
+        }
     }
 
     #[tokio::test]
