@@ -76,11 +76,17 @@ fn folder_name(folder: &Path) -> Result<String, Failure> {
 }
 
 /// Every `*.sql` right in the folder, by name; those in `queries/` are questions, not definitions.
-pub(crate) fn read_files(folder: &Path) -> Result<Vec<ApplyFile>, Failure> {
+pub(crate) fn sql_files(folder: &Path) -> anyhow::Result<Vec<PathBuf>> {
     let entries = std::fs::read_dir(folder).with_context(|| format!("pipeline folder `{}`", folder.display()))?;
     let mut paths: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
     paths.retain(|path| path.extension().is_some_and(|extension| extension == "sql"));
     paths.sort();
+    Ok(paths)
+}
+
+/// The definitions in a folder.
+pub(crate) fn read_files(folder: &Path) -> Result<Vec<ApplyFile>, Failure> {
+    let paths = sql_files(folder)?;
     if paths.is_empty() {
         return Err(anyhow!("folder `{}` has no *.sql file", folder.display()).into());
     }

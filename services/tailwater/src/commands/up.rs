@@ -18,7 +18,7 @@ use runtime::{
 use crate::{
     commands::{
         Failure,
-        apply::{self, Wish},
+        apply::{self, Wish, sql_files},
     },
     output,
 };
@@ -119,15 +119,42 @@ pub(crate) async fn apply_request(running: &Running, request: &ApplyRequest) -> 
     Ok(())
 }
 
-/// Every folder in `pipelines` that holds SQL; none when there is no such folder and none was named.
+/// Every folder in `pipelines` that holds SQL and is not hidden; none when there is no such folder and none was named.
 pub(crate) fn pipeline_folders(named: Option<&Path>) -> Result<Vec<PathBuf>, Failure> {
     let parent = named.unwrap_or_else(|| Path::new("pipelines"));
     if named.is_none() && !parent.is_dir() {
         return Ok(Vec::new());
     }
     let entries = std::fs::read_dir(parent).with_context(|| format!("folder `{}`", parent.display()))?;
-    let mut folders: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
-    folders.retain(|folder| folder.is_dir());
+    let mut folders = Vec::new();
+    for folder in entries.filter_map(|entry| Some(entry.ok()?.path())) {
+        if folder.is_dir() && !is_hidden(&folder) && !sql_files(&folder)?.is_empty() {
+            folders.push(folder);
+        }
+    }
     folders.sort();
     Ok(folders)
+}
+
+/// What an editor or a version control keeps for itself.
+fn is_hidden(folder: &Path) -> bool {
+    folder.file_name().is_some_and(|name| name.as_encoded_bytes().starts_with(b"."))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn folders_without_sql_and_hidden_ones_are_passed_over() {
+        let parent = tempfile::tempdir().unwrap();
+        for file in ["shop/views.sql", "shop/queries/a.sql", "notes/README.md", "only/queries/a.sql", ".git/a.sql"] {
+            let file = parent.path().join(file);
+            std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+            std::fs::write(file, "").unwrap();
+        }
+        let found = pipeline_folders(Some(parent.path())).unwrap();
+        assert_eq!(found, [parent.path().join("shop")]);
+    }
 }
