@@ -164,6 +164,21 @@ fn a_faulty_config_names_every_fault_and_the_near_key() -> Result<()> {
 }
 
 #[test]
+fn every_program_prints_its_config_to_standard_output() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    for (program, arguments) in [("tailwater", &["check"][..]), ("storage", &[])] {
+        let output = Program::named(program)?
+            .args(arguments.iter().copied())
+            .args(["--print-config", "--set=storage.flush_age=7s"])
+            .in_folder(folder.path())
+            .run()?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && printed.contains("flush_age = \"7s\""), "{program}: {}", text(&output));
+    }
+    Ok(())
+}
+
+#[test]
 fn a_broker_that_is_down_at_start_is_named_and_worth_trying_again() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let address = format!("127.0.0.1:{}", free_port()?);

@@ -3,7 +3,14 @@
 //! Every `main` is the same but for the service it runs. Live at once, ready when the work is; the first signal
 //! drains, the second stops.
 
-use std::{fmt::Display, future::Future, io::Write as _, path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    fmt::Display,
+    future::Future,
+    io::{self, ErrorKind, Write as _},
+    path::PathBuf,
+    process::ExitCode,
+    time::Duration,
+};
 
 use axum::Router;
 
@@ -111,8 +118,7 @@ where
         }
     };
     if flags.print_config {
-        say(config.to_toml_masked());
-        return ExitCode::from(Code::Ok);
+        return print(config.to_toml_masked().trim_end());
     }
     if let Err(error) = fail_points::arm_from_process() {
         say(format!("error: {error}"));
@@ -156,7 +162,18 @@ fn run_to_end(work: impl Future<Output = anyhow::Result<()>>) -> ExitCode {
 
 /// To standard error. Where nobody reads it, the code that the process ends with still tells.
 fn say(text: impl Display) {
-    let _unread = writeln!(std::io::stderr().lock(), "{text}");
+    let _unread = writeln!(io::stderr().lock(), "{text}");
+}
+
+/// To standard output, where data goes. A reader that went away (`| head`) is no failure.
+fn print(text: &str) -> ExitCode {
+    match writeln!(io::stdout().lock(), "{text}") {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+            say(format!("error: standard output: {error}"));
+            ExitCode::from(Code::Failure)
+        }
+        _ => ExitCode::from(Code::Ok),
+    }
 }
 
 fn usage(name: &str) -> String {
@@ -166,18 +183,57 @@ fn usage(name: &str) -> String {
     )
 }
 
-/// `None` when help was asked for.
+/// `None` when help was asked for. What stands behind a `=` is never repeated: it may be a secret.
 fn parse_flags(mut arguments: impl Iterator<Item = String>) -> Result<Option<Flags>, String> {
     let mut flags = Flags { file: None, overrides: Vec::new(), print_config: false };
     while let Some(argument) = arguments.next() {
-        let mut value = || arguments.next().ok_or_else(|| format!("`{argument}` needs a value"));
-        match argument.as_str() {
+        let (name, mut given) = match argument.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (argument.as_str(), None),
+        };
+        let mut value = || given.take().or_else(|| arguments.next()).ok_or_else(|| format!("`{name}` needs a value"));
+        match name {
             "--help" | "-h" => return Ok(None),
             "--config" => flags.file = Some(value()?.into()),
             "--set" => flags.overrides.push(value()?.parse().map_err(|error| format!("--set: {error}"))?),
             "--print-config" => flags.print_config = true,
             other => return Err(format!("unknown flag `{other}`")),
         }
+        if given.is_some() {
+            return Err(format!("`{name}` takes no value"));
+        }
     }
     Ok(Some(flags))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(arguments: &[&str]) -> Result<Option<Flags>, String> {
+        parse_flags(arguments.iter().map(|&argument| argument.to_owned()))
+    }
+
+    #[test]
+    fn a_value_follows_its_flag_or_stands_behind_an_equals_sign() {
+        let apart = parsed(&["--config", "a.toml", "--set", "storage.flush_age=5s", "--print-config"]);
+        let joined = parsed(&["--config=a.toml", "--set=storage.flush_age=5s", "--print-config"]);
+        for flags in [apart, joined] {
+            let flags = flags.expect("right").expect("no help");
+            assert_eq!(flags.file, Some(PathBuf::from("a.toml")));
+            assert_eq!(flags.overrides, [Override::new("--set", "storage.flush_age", "5s")]);
+            assert!(flags.print_config);
+        }
+    }
+
+    #[test]
+    fn wrong_flags_are_named_without_what_may_be_a_secret() {
+        for (wrong, said) in [
+            ("--sett=store.options.aws_secret_access_key=hush", "unknown flag `--sett`"),
+            ("--print-config=hush", "`--print-config` takes no value"),
+            ("--set", "`--set` needs a value"),
+        ] {
+            assert_eq!(parsed(&[wrong]).err().as_deref(), Some(said));
+        }
+    }
 }
