@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    net::TcpListener,
     process::{Command, Output, Stdio},
     time::Duration,
 };
@@ -189,6 +190,30 @@ fn a_broker_that_is_down_at_start_is_named_and_worth_trying_again() -> Result<()
         .run()?;
     assert_eq!(output.status.code(), Some(75), "{}", text(&output));
     assert!(text(&output).contains(&address), "{}", text(&output));
+    Ok(())
+}
+
+#[test]
+fn the_first_signal_ends_a_process_that_waits_for_its_store() -> Result<()> {
+    // It takes connections, and nobody is behind them.
+    let silent = TcpListener::bind("127.0.0.1:0")?;
+    let endpoint = format!("store.options.aws_endpoint=http://{}", silent.local_addr()?);
+    let keys = ["store.options.aws_access_key_id=a", "--set", "store.options.aws_secret_access_key=b"];
+    for (name, command, listen) in [("storage", None, "storage.listen"), ("tailwater", Some("up"), "http.listen")] {
+        let (folder, port) = (tempfile::tempdir()?, free_port()?);
+        let mut process = Program::named(name)?
+            .args(command)
+            .args(["--set", "store.url=s3://silent/lake", "--set", &endpoint, "--set"])
+            .args(keys)
+            .args(["--set", &format!("{listen}=127.0.0.1:{port}")])
+            .in_folder(folder.path())
+            .start()?;
+        process.wait_until_ready(&format!("http://127.0.0.1:{port}/livez"), START_LIMIT)?;
+        process.terminate()?;
+        // The store would be given up after 15 s.
+        let ended = process.wait(Duration::from_secs(10))?;
+        assert!(ended.success(), "{name}: {ended}\n{}", process.log());
+    }
     Ok(())
 }
 

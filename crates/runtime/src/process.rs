@@ -66,16 +66,37 @@ where
     // Answers until the very end: a process that drains is alive, and says that it is not ready.
     let (admin, visitors) = AdminServer::start(&service.listen, service.listen_key, pages.clone())?;
     tracing::info!(service = service.name, address = %admin.address(), "listening");
-    let edges = Edges::open(&config, service.name, health, &group).await?;
-    let router = (service.router)(&config, &edges).merge(pages);
-    let stop = group.stop();
-    group.spawn("http", Fate::Critical, async move { Ok(serve_visitors(visitors, router, stop).await?) });
-    let work = (service.run)(config, edges, group.stop());
-    group.spawn(service.name, Fate::Critical, work);
+    if let Some(edges) = open_edges(&config, service.name, health, &group).await? {
+        let router = (service.router)(&config, &edges).merge(pages);
+        let stop = group.stop();
+        group.spawn("http", Fate::Critical, async move { Ok(serve_visitors(visitors, router, stop).await?) });
+        let work = (service.run)(config, edges, group.stop());
+        group.spawn(service.name, Fate::Critical, work);
+    }
     group.stop().stopped().await;
     group.finish(DRAIN_WITHIN).await?;
     tracing::info!(service = service.name, "stopped");
     Ok(())
+}
+
+/// Opens the edges; `None` where the word to stop comes first: stores and brokers that do not answer are waited for, up
+/// to a minute. Nothing has to be drained then. No task runs yet, the log closes as it is dropped, and what a probe
+/// that was cut off leaves in the store does no more harm than after a kill.
+///
+/// # Errors
+/// As [`Edges::open`].
+pub async fn open_edges(
+    config: &Config,
+    service: &str,
+    health: Health,
+    group: &TaskGroup,
+) -> anyhow::Result<Option<Edges>> {
+    let stop = group.stop();
+    tokio::select! {
+        biased;
+        () = stop.stopped() => Ok(None),
+        edges = Box::pin(Edges::open(config, service, health, group)) => edges.map(Some),
+    }
 }
 
 /// Says what the process runs with, secrets masked, and what in it is worth a second look.

@@ -36,7 +36,7 @@ pub(crate) async fn run(users: Config, once: bool, folder: Option<PathBuf>) -> R
     let config = self_contained(users, once, &folder);
     let _telemetry = telemetry::start(&config.telemetry, "demo").map_err(anyhow::Error::from)?;
     let metrics = Metrics::install(BuildInfo::of("demo")).map_err(anyhow::Error::from)?;
-    let running = Running::start(&config, metrics).await?;
+    let Some(running) = Running::start(&config, metrics).await? else { return Ok(()) };
     let shown = show(&running, &config).await;
     if shown.is_ok() && !once {
         output::note(next_steps(&running, &folder));

@@ -9,7 +9,7 @@ use runtime::{
     config::Config,
     edges::Edges,
     metrics::{BuildInfo, Metrics},
-    process::{DRAIN_WITHIN, log_config},
+    process::{DRAIN_WITHIN, log_config, open_edges},
     signal,
     tasks::{Fate, TaskGroup},
     telemetry,
@@ -32,14 +32,14 @@ pub(crate) struct Running {
 }
 
 impl Running {
-    /// Opens the edges and starts the services.
-    pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Self> {
+    /// Opens the edges and starts the services; `None` where a signal comes first.
+    pub(crate) async fn start(config: &Config, metrics: Metrics) -> anyhow::Result<Option<Self>> {
         let group = TaskGroup::new();
         signal::listen(group.stop())?;
         let health = Health::with_stop(group.stop());
         let pages = admin::router(health.clone(), metrics);
         let (admin, visitors) = AdminServer::start(&config.http.listen, "http.listen", pages.clone())?;
-        let edges = Edges::open(config, "up", health, &group).await?;
+        let Some(edges) = open_edges(config, "up", health, &group).await? else { return Ok(None) };
         let router = ingestion::router(config, &edges).merge(analysis::router(config, &edges)).merge(pages);
         let stop = group.stop();
         group.spawn("http", Fate::Critical, async move { Ok(serve_visitors(visitors, router, stop).await?) });
@@ -47,7 +47,7 @@ impl Running {
         group.spawn("transformation", Fate::Critical, transformation::run(config.clone(), edges.clone(), group.stop()));
         group.spawn("storage", Fate::Critical, storage::run(config.clone(), edges.clone(), group.stop()));
         group.spawn("analysis", Fate::Critical, analysis::run(config.clone(), edges.clone(), group.stop()));
-        Ok(Self { group, edges, admin })
+        Ok(Some(Self { group, edges, admin }))
     }
 
     /// Where it answers.
@@ -71,7 +71,7 @@ pub(crate) async fn run(config: Config, pipelines: Option<PathBuf>) -> Result<()
     let metrics = Metrics::install(BuildInfo::of("up")).map_err(anyhow::Error::from)?;
     log_config(&config);
     let folders = pipeline_folders(pipelines.as_deref())?;
-    let running = Running::start(&config, metrics).await?;
+    let Some(running) = Running::start(&config, metrics).await? else { return Ok(()) };
     for folder in &folders {
         apply_folder(&running, folder).await?;
     }
