@@ -9,6 +9,7 @@ pub mod api;
 pub mod catalog;
 mod error;
 mod format;
+mod joins;
 pub mod ledger;
 mod memory;
 mod metrics;

@@ -25,6 +25,7 @@ use datafusion::{
         runtime_env::RuntimeEnvBuilder,
     },
     logical_expr::{Expr, LogicalPlan, LogicalPlanBuilder},
+    physical_optimizer::{PhysicalOptimizerRule, ensure_coop::EnsureCooperative},
     physical_plan::execute_stream,
     prelude::SessionConfig,
     sql::{
@@ -43,6 +44,7 @@ use crate::{
     admission::{Admission, Slot},
     catalog::{CATALOG, Declared, QueryCatalog, Tables},
     error::{ErrorKind, QueryError},
+    joins::{LettingGo, Wanted},
     memory::{ProcessPool, QueryPool},
     metrics,
     output::{plain_batch, plain_schema},
@@ -288,8 +290,9 @@ impl QueryManager {
         let tables = self.tables();
         let catalog = QueryCatalog::new(Arc::clone(&tables), Arc::clone(&self.cache));
         let pool = Arc::new(QueryPool::new(self.limits.query_memory, Arc::clone(&self.process)));
-        let explain = Explain { tables: Arc::clone(&tables), pool: Arc::clone(&pool) };
-        let mut state = self.session(&catalog, &tables, pool).map_err(|error| explain.error(&error))?;
+        let bounds = Bounds { pool, wanted: Wanted::until(deadline.at) };
+        let explain = Explain { tables: Arc::clone(&tables), pool: Arc::clone(&bounds.pool) };
+        let mut state = self.session(&catalog, &tables, &bounds).map_err(|error| explain.error(&error))?;
         state.mark_start_execution();
         let planning = plan(&state, &catalog, &explain, &request);
         let logical = deadline.bound(planning).await??;
@@ -298,24 +301,54 @@ impl QueryManager {
         let schema = plain_schema(&physical.schema());
         let stream = execute_stream(physical, state.task_ctx()).map_err(|error| explain.error(&error))?;
         let left = request.max_rows.map_or(self.limits.max_rows, |wanted| wanted.min(self.limits.max_rows));
-        let execution = Execution { stream, schema, explain, deadline, left, max_rows: left, cut: false };
+        let execution =
+            Execution { _bounds: bounds, stream, schema, explain, deadline, left, max_rows: left, cut: false };
         Ok((execution, catalog.versions()))
     }
 
-    fn session(&self, catalog: &QueryCatalog, tables: &Tables, pool: Arc<QueryPool>) -> DataFusionResult<SessionState> {
+    fn session(&self, catalog: &QueryCatalog, tables: &Tables, bounds: &Bounds) -> DataFusionResult<SessionState> {
         let config = self
             .base
             .config()
             .clone()
             .with_default_catalog_and_schema(CATALOG, tables.default_schema())
             .with_target_partitions(self.cores.div_ceil(self.running().max(1)));
+        let pool = Arc::clone(&bounds.pool);
         let runtime =
             RuntimeEnvBuilder::from_runtime_env(self.base.runtime_env()).with_memory_pool(pool).build_arc()?;
         Ok(SessionStateBuilder::new_from_existing(self.base.clone())
             .with_config(config)
             .with_runtime_env(runtime)
             .with_catalog_list(Arc::new(catalog.clone()))
+            .with_physical_optimizer_rules(bounds.add_to(self.base.physical_optimizers()))
             .build())
+    }
+}
+
+/// What a query's plan is made to keep to. Dropped, it ends what still runs of the query.
+#[derive(Debug)]
+struct Bounds {
+    pool: Arc<QueryPool>,
+    wanted: Arc<Wanted>,
+}
+
+type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
+
+impl Bounds {
+    /// DataFusion's rules and ours. Ours come right behind the one that has scans give their thread back, which would
+    /// leave them as they are below a join that gives back its own; and before those that check the whole plan.
+    fn add_to(&self, rules: &[Rule]) -> Vec<Rule> {
+        let scans = EnsureCooperative::new();
+        let place = rules.iter().position(|rule| rule.name() == scans.name()).map_or(rules.len(), |place| place + 1);
+        let mut rules = rules.to_vec();
+        rules.insert(place, Arc::new(LettingGo::new(Arc::clone(&self.wanted))));
+        rules
+    }
+}
+
+impl Drop for Bounds {
+    fn drop(&mut self) {
+        self.wanted.give_up();
     }
 }
 
@@ -440,19 +473,29 @@ struct Deadline {
 impl Deadline {
     async fn bound<T>(&self, work: impl Future<Output = T>) -> Result<T, QueryError> {
         // Work that is always ready would never meet the timer.
-        if Instant::now() < self.at
+        if !self.is_over()
             && let Ok(done) = timeout_at(self.at, work).await
         {
             return Ok(done);
         }
+        Err(self.error())
+    }
+
+    fn is_over(&self) -> bool {
+        Instant::now() >= self.at
+    }
+
+    fn error(&self) -> QueryError {
         let message = format!("query took longer than {} ms", self.timeout.as_millis());
-        Err(QueryError::new(ErrorKind::Timeout, message)
-            .with_hint("give it more time with `timeout_ms`, up to `analysis.timeout`, or have it read less"))
+        QueryError::new(ErrorKind::Timeout, message)
+            .with_hint("give it more time with `timeout_ms`, up to `analysis.timeout`, or have it read less")
     }
 }
 
 /// A running plan within its bounds.
 struct Execution {
+    /// Before the stream: whoever works for it elsewhere is told before it is gone.
+    _bounds: Bounds,
     stream: SendableRecordBatchStream,
     schema: SchemaRef,
     explain: Explain,
@@ -478,6 +521,8 @@ impl Execution {
         loop {
             let batch = match self.deadline.bound(self.stream.next()).await? {
                 None => return Ok(None),
+                // Joins end with an error of their own when time is over.
+                Some(Err(_)) if self.deadline.is_over() => return Err(self.deadline.error()),
                 Some(Err(error)) => return Err(self.explain.error(&error)),
                 Some(Ok(batch)) if batch.num_rows() == 0 => continue,
                 Some(Ok(batch)) => batch,

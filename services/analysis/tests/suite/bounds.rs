@@ -8,6 +8,7 @@ use object_store::{
     memory::InMemory,
     throttle::{ThrottleConfig, ThrottledStore},
 };
+use tokio::time::Instant;
 use url::Url;
 
 use crate::harness::{Shop, limits, orders, orders_stage, request, small_shop, write};
@@ -225,6 +226,44 @@ async fn a_query_over_its_time_ends() {
     assert!(error.message.contains("50 ms") && error.hint.is_some_and(|hint| hint.contains("`timeout_ms`")));
     assert_eq!(shop.queries.running(), 0);
     memory_is_given_back(&shop).await;
+}
+
+/// Joins that go on for minutes: two find nothing, one finds billions of rows.
+const LONG_JOINS: [&str; 3] = [
+    "SELECT count(*) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b ON a.value + b.value < 0",
+    "SELECT count(*) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b \
+     ON a.value % 2 = b.value % 2 AND a.value + b.value < 0",
+    "SELECT count(*) FROM generate_series(1, 200000) a JOIN generate_series(1, 200000) b ON a.value % 2 = b.value % 2",
+];
+
+#[tokio::test]
+async fn a_join_over_its_time_ends_though_its_rows_are_one_batch() {
+    let shop = Shop::new(vec![]);
+    for sql in LONG_JOINS {
+        let mut question = request(sql);
+        question.timeout = Some(Duration::from_secs(1));
+        let started = Instant::now();
+        let error = shop.queries.run(question).await.unwrap_err();
+        assert_eq!(error.kind, ErrorKind::Timeout, "{sql}: {error:?}");
+        assert!(started.elapsed() < Duration::from_secs(20), "{sql}: {:?}", started.elapsed());
+    }
+    memory_is_given_back(&shop).await;
+}
+
+#[tokio::test]
+async fn joins_that_ask_whether_they_are_wanted_are_right() {
+    let shop = small_shop().await;
+    let nested = "SELECT count(*) FROM orders o JOIN customers c ON o.order_id + c.customer_id = 5";
+    assert_eq!(shop.ask(nested).await, ["6"]);
+    let hashed = "SELECT count(*) FROM orders o LEFT JOIN customers c \
+                  ON o.customer_id = c.customer_id AND o.order_id > c.customer_id + 25";
+    assert_eq!(shop.ask(hashed).await, ["40"]);
+    let both = "SELECT sum(c.customer_id) FROM orders o JOIN customers c \
+                ON o.customer_id = c.customer_id AND o.order_id > c.customer_id + 25";
+    assert_eq!(shop.ask(both).await, ["45"]);
+    let plan = shop.text(&format!("EXPLAIN FORMAT INDENT {both}")).await;
+    let (join, _) = plan.split_once("HashJoinExec").unwrap();
+    assert!(join.trim_end().ends_with("CooperativeExec"), "{plan}");
 }
 
 #[tokio::test]
