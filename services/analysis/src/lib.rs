@@ -21,6 +21,7 @@ mod statement;
 mod statistics;
 pub mod table;
 mod tail;
+mod windows;
 
 use std::sync::Arc;
 

@@ -51,6 +51,7 @@ use crate::{
     snapshots::SnapshotCache,
     statement::{bind, check_reads_only, refused},
     table::PinnedFiles,
+    windows::{AccountingForWindows, Held},
 };
 
 /// Longer statements are a mistake, or an attack on the parser.
@@ -290,7 +291,7 @@ impl QueryManager {
         let tables = self.tables();
         let catalog = QueryCatalog::new(Arc::clone(&tables), Arc::clone(&self.cache));
         let pool = Arc::new(QueryPool::new(self.limits.query_memory, Arc::clone(&self.process)));
-        let bounds = Bounds { pool, wanted: Wanted::until(deadline.at) };
+        let bounds = Bounds { pool, wanted: Wanted::until(deadline.at), held: Arc::default() };
         let explain = Explain { tables: Arc::clone(&tables), pool: Arc::clone(&bounds.pool) };
         let mut state = self.session(&catalog, &tables, &bounds).map_err(|error| explain.error(&error))?;
         state.mark_start_execution();
@@ -330,6 +331,7 @@ impl QueryManager {
 struct Bounds {
     pool: Arc<QueryPool>,
     wanted: Arc<Wanted>,
+    held: Arc<Held>,
 }
 
 type Rule = Arc<dyn PhysicalOptimizerRule + Send + Sync>;
@@ -342,6 +344,7 @@ impl Bounds {
         let place = rules.iter().position(|rule| rule.name() == scans.name()).map_or(rules.len(), |place| place + 1);
         let mut rules = rules.to_vec();
         rules.insert(place, Arc::new(LettingGo::new(Arc::clone(&self.wanted))));
+        rules.insert(place, Arc::new(AccountingForWindows::new(Arc::clone(&self.held))));
         rules
     }
 }

@@ -199,6 +199,7 @@ async fn a_query_over_its_memory_names_the_setting() {
         "SELECT value % 1000000, count(*) FROM generate_series(1, 2000000) GROUP BY 1",
         "SELECT value FROM generate_series(1, 2000000) ORDER BY value % 7, value",
         "SELECT count(*) FROM generate_series(1, 500000) a JOIN generate_series(1, 500000) b ON a.value = b.value",
+        "SELECT value, count(*) OVER () FROM generate_series(1, 2000000)",
     ] {
         let error = shop.refusal(sql).await;
         assert_eq!(error.kind, ErrorKind::TooLarge, "{error:?}");
@@ -206,6 +207,20 @@ async fn a_query_over_its_memory_names_the_setting() {
         assert!(error.hint.as_ref().is_some_and(|hint| hint.contains("`analysis.query_memory`")), "{error:?}");
     }
     assert_eq!(shop.queries.running(), 0);
+}
+
+#[tokio::test]
+async fn a_window_function_holds_what_it_keeps_until_the_query_ends() {
+    let shop = Shop::with_limits(vec![], QueryLimits { query_memory: 1 << 20, ..limits() });
+    let mut answer = shop.try_ask("SELECT value, count(*) OVER () FROM generate_series(1, 10000)").await.unwrap();
+    answer.next().await.unwrap().unwrap();
+    // The rows, the one batch they became and the results.
+    assert!(shop.queries.reserved_bytes() >= 10_000 * 8 * 4, "{}", shop.queries.reserved_bytes());
+    drop(answer);
+    memory_is_given_back(&shop).await;
+    let counted = "SELECT max(number) FROM (SELECT count(*) OVER () AS number FROM generate_series(1, 10000))";
+    assert_eq!(shop.ask(counted).await, ["10000"]);
+    memory_is_given_back(&shop).await;
 }
 
 #[tokio::test]
