@@ -7,6 +7,7 @@
 //! Nothing spills to disk (see `memory`), so a query that needs more than its limit ends with an error, never a hang.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
 };
@@ -47,7 +48,7 @@ use crate::{
     joins::{LettingGo, Wanted},
     memory::{ProcessPool, QueryPool},
     metrics,
-    output::{plain_batch, plain_schema},
+    output::{CHUNK_ROWS, chunks, plain_batch, plain_schema},
     snapshots::SnapshotCache,
     statement::{bind, check_reads_only, refused},
     table::PinnedFiles,
@@ -302,8 +303,18 @@ impl QueryManager {
         let schema = plain_schema(&physical.schema());
         let stream = execute_stream(physical, state.task_ctx()).map_err(|error| explain.error(&error))?;
         let left = request.max_rows.map_or(self.limits.max_rows, |wanted| wanted.min(self.limits.max_rows));
-        let execution =
-            Execution { _bounds: bounds, stream, schema, explain, deadline, left, max_rows: left, cut: false };
+        let execution = Execution {
+            _bounds: bounds,
+            stream,
+            schema,
+            explain,
+            deadline,
+            left,
+            max_rows: left,
+            rest: None,
+            chunks: VecDeque::new(),
+            cut: false,
+        };
         Ok((execution, catalog.versions()))
     }
 
@@ -505,6 +516,10 @@ struct Execution {
     deadline: Deadline,
     left: u64,
     max_rows: u64,
+    /// What is left of the plan's last batch.
+    rest: Option<RecordBatch>,
+    /// What is made of it and ready.
+    chunks: VecDeque<RecordBatch>,
     /// Rows were cut off already.
     cut: bool,
 }
@@ -516,29 +531,61 @@ impl std::fmt::Debug for Execution {
 }
 
 impl Execution {
-    /// The next batch with rows; cut at the row limit, after which only an error comes.
+    /// The next rows, a chunk at a time; cut at the row limit, after which only an error comes.
     async fn next(&mut self) -> Result<Option<RecordBatch>, QueryError> {
-        if self.cut {
-            return Err(self.over_the_row_limit());
+        while self.chunks.is_empty() {
+            if self.cut {
+                return Err(self.over_the_row_limit());
+            }
+            let Some(rows) = self.rows().await? else { return Ok(None) };
+            self.hand_out(&rows)?;
         }
+        // Chunks at hand wait for nothing, so they would never meet the timer.
+        if self.deadline.is_over() {
+            return Err(self.deadline.error());
+        }
+        Ok(self.chunks.pop_front())
+    }
+
+    /// Some rows of the plan, no more than a chunk may have.
+    async fn rows(&mut self) -> Result<Option<RecordBatch>, QueryError> {
+        let next = match self.rest.take() {
+            Some(rest) => Some(rest),
+            None => self.batch().await?,
+        };
+        let Some(batch) = next else { return Ok(None) };
+        let taken = batch.num_rows().min(CHUNK_ROWS);
+        if taken < batch.num_rows() {
+            self.rest = Some(batch.slice(taken, batch.num_rows() - taken));
+        }
+        Ok(Some(batch.slice(0, taken)))
+    }
+
+    /// The next batch with rows.
+    async fn batch(&mut self) -> Result<Option<RecordBatch>, QueryError> {
         loop {
-            let batch = match self.deadline.bound(self.stream.next()).await? {
+            match self.deadline.bound(self.stream.next()).await? {
                 None => return Ok(None),
                 // Joins end with an error of their own when time is over.
                 Some(Err(_)) if self.deadline.is_over() => return Err(self.deadline.error()),
                 Some(Err(error)) => return Err(self.explain.error(&error)),
-                Some(Ok(batch)) if batch.num_rows() == 0 => continue,
-                Some(Ok(batch)) => batch,
-            };
-            if self.left == 0 {
-                return Err(self.over_the_row_limit());
+                Some(Ok(batch)) if batch.num_rows() == 0 => {}
+                Some(Ok(batch)) => return Ok(Some(batch)),
             }
-            let taken = batch.num_rows().min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= taken as u64;
-            self.cut = taken < batch.num_rows();
-            let plain = plain_batch(&batch.slice(0, taken), &self.schema);
-            return plain.map(Some).map_err(|error| self.explain.error(&error.into()));
         }
+    }
+
+    fn hand_out(&mut self, rows: &RecordBatch) -> Result<(), QueryError> {
+        if self.left == 0 {
+            return Err(self.over_the_row_limit());
+        }
+        let taken = rows.num_rows().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+        self.left -= taken as u64;
+        self.cut = taken < rows.num_rows();
+        let plain = plain_batch(&rows.slice(0, taken), &self.schema);
+        let plain = plain.map_err(|error| self.explain.error(&error.into()))?;
+        self.chunks.extend(chunks(&plain));
+        Ok(())
     }
 
     fn over_the_row_limit(&self) -> QueryError {

@@ -7,7 +7,7 @@ use arrow::{
 use std::sync::Arc;
 
 use crate::harness::{
-    Shop, customers, customers_stage, lines, orders, orders_stage, request, small_shop, stage, write,
+    Shop, batches, customers, customers_stage, lines, orders, orders_stage, request, small_shop, stage, write,
 };
 
 #[tokio::test]
@@ -287,4 +287,21 @@ async fn text_leaves_as_plain_strings() {
     assert_eq!(types[0], &DataType::Utf8);
     assert!(matches!(types[1], DataType::List(item) if item.data_type() == &DataType::Utf8));
     assert_eq!(lines(answer).await.len(), 4);
+}
+
+#[tokio::test]
+async fn a_batch_of_any_size_is_handed_out_in_pieces() {
+    let shop = small_shop().await;
+    let pieces = |sql: &'static str| {
+        let shop = &shop;
+        async move {
+            let batches = batches(shop.try_ask(sql).await.unwrap()).await;
+            batches.iter().map(RecordBatch::num_rows).collect::<Vec<_>>()
+        }
+    };
+    // A window function over all rows makes one batch of them.
+    let long = pieces("SELECT value, count(*) OVER () FROM generate_series(1, 100000)").await;
+    assert_eq!((long.iter().sum::<usize>(), long.iter().max()), (100_000, Some(&8192)));
+    let wide = pieces("SELECT repeat('x', 100000), value FROM generate_series(1, 100)").await;
+    assert_eq!((wide.iter().sum::<usize>(), wide.iter().max()), (100, Some(&10)));
 }
