@@ -24,7 +24,7 @@ use tokio::sync::OnceCell;
 
 use crate::{
     snapshots::{PinError, SnapshotCache},
-    table::{Columns, Layout, PinnedFiles, SnapshotParquetTable},
+    table::{Columns, Layout, MOST_BATCH_ROWS, PinnedFiles, SnapshotParquetTable},
 };
 
 /// The one catalog.
@@ -161,6 +161,13 @@ impl QueryCatalog {
             Some((qualified(&pin.declared.stage), files.as_ref().map(PinnedFiles::version)))
         };
         self.shared.pins().values().filter_map(pinned).collect()
+    }
+
+    /// How many rows may be decoded at a time, whichever of the pinned tables they are of.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        let pins = self.shared.pins();
+        let each = pins.values().filter_map(|pin| pin.files.get()?.as_ref().map(PinnedFiles::rows_at_once));
+        each.min().unwrap_or(MOST_BATCH_ROWS)
     }
 }
 

@@ -298,6 +298,8 @@ impl QueryManager {
         state.mark_start_execution();
         let planning = plan(&state, &catalog, &explain, &request);
         let logical = deadline.bound(planning).await??;
+        let config = state.config().clone().with_batch_size(catalog.rows_at_once());
+        *state.config_mut() = config;
         let physical = deadline.bound(state.create_physical_plan(&logical)).await?;
         let physical = physical.map_err(|error| explain.error(&error))?;
         let schema = plain_schema(&physical.schema());

@@ -41,6 +41,15 @@ pub(crate) const STORE_URL: &str = "tailwater://store/";
 const LATE_COLUMNS: usize = 3;
 /// What is fetched first of a file's end: footer and page index in one request instead of three.
 const FOOTER_BYTES: usize = 64 << 10;
+/// A batch decoded from a table has about as many bytes at most. It is outside of every budget while it is decoded, and
+/// there is one for each core.
+const BATCH_BYTES: u64 = 8 << 20;
+/// What a byte of a file may become, by and large: text that repeats packs well.
+const DECODED_PER_STORED_BYTE: u64 = 8;
+/// Where rows are narrow.
+pub(crate) const MOST_BATCH_ROWS: usize = 8192;
+/// Below it, most of the time is spent on batches rather than rows.
+const FEWEST_BATCH_ROWS: usize = 16;
 
 /// Which columns SQL sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -157,6 +166,23 @@ impl PinnedFiles {
     /// How many files there are.
     pub fn count(&self) -> usize {
         self.files.len()
+    }
+
+    /// How many rows may be decoded at a time.
+    pub(crate) fn rows_at_once(&self) -> usize {
+        rows_at_once(self.rows, self.bytes)
+    }
+}
+
+/// As many average rows as make a batch of bounded size; no fewer in a table that is none itself.
+fn rows_at_once(rows: Option<u64>, bytes: u64) -> usize {
+    let decoded = bytes.saturating_mul(DECODED_PER_STORED_BYTE);
+    match rows {
+        Some(rows) if rows > 0 && decoded > BATCH_BYTES => {
+            let fit = rows.saturating_mul(BATCH_BYTES) / decoded;
+            usize::try_from(fit).unwrap_or(MOST_BATCH_ROWS).clamp(FEWEST_BATCH_ROWS, MOST_BATCH_ROWS)
+        }
+        _ => MOST_BATCH_ROWS,
     }
 }
 
@@ -311,4 +337,18 @@ fn files_for(files: &[Arc<PartitionedFile>], limit: Option<usize>) -> usize {
         rows = rows.saturating_add(known.unwrap_or(0));
     }
     files.len()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_wider_rows_are_the_fewer_are_decoded_at_a_time() {
+        assert_eq!(rows_at_once(Some(1_000_000), 100 << 20), 8192);
+        assert_eq!(rows_at_once(Some(1000), 4 << 20), 250);
+        assert_eq!(rows_at_once(Some(1000), 400 << 20), 16);
+        assert_eq!(rows_at_once(Some(1), 5000), 8192, "a footer makes no wide row");
+        assert_eq!(rows_at_once(None, 400 << 20), 8192);
+    }
 }

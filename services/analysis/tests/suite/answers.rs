@@ -305,3 +305,34 @@ async fn a_batch_of_any_size_is_handed_out_in_pieces() {
     let wide = pieces("SELECT repeat('x', 100000), value FROM generate_series(1, 100)").await;
     assert_eq!((wide.iter().sum::<usize>(), wide.iter().max()), (100, Some(&10)));
 }
+
+/// Text that does not pack well.
+fn noise(bytes: usize, seed: u64) -> String {
+    const LETTERS: &[u8] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_";
+    let mut state = seed;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(LETTERS[usize::try_from(state >> 58).unwrap()])
+    };
+    (0..bytes).map(letter).collect()
+}
+
+#[tokio::test]
+async fn wide_rows_are_decoded_a_few_at_a_time() {
+    let pages = stage("shop", "pages", vec![Field::new("body", DataType::Utf8, true)], &[]);
+    let shop = Shop::new(vec![pages.clone(), orders_stage()]);
+    let texts: Vec<String> = (1..=40).map(|seed| noise(100 << 10, seed)).collect();
+    let column: ArrayRef = Arc::new(StringArray::from(texts));
+    write(&shop.lake, &pages, &[RecordBatch::try_new(Arc::clone(&pages.schema), vec![column]).unwrap()]).await;
+    write(&shop.lake, &orders_stage(), &[orders(0..10)]).await;
+    let rows_at_once = |table: &'static str| {
+        let shop = &shop;
+        async move {
+            let setting = "SELECT value FROM information_schema.df_settings \
+                           WHERE name = 'datafusion.execution.batch_size'";
+            shop.text(&format!("{setting} AND (SELECT count(*) FROM {table}) > 0")).await
+        }
+    };
+    assert_eq!((rows_at_once("pages").await.as_str(), rows_at_once("orders").await.as_str()), ("16", "8192"));
+    assert_eq!(shop.ask("SELECT count(*), min(length(body)) FROM pages WHERE body <> ''").await, ["40 102400"]);
+}
