@@ -1,7 +1,7 @@
 //! Answers are right, and read no more than they must.
 
 use arrow::{
-    array::{ArrayRef, Int64Array, RecordBatch, StringArray},
+    array::{ArrayRef, Float32Array, Float64Array, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field},
 };
 use std::sync::Arc;
@@ -335,4 +335,19 @@ async fn wide_rows_are_decoded_a_few_at_a_time() {
     };
     assert_eq!((rows_at_once("pages").await.as_str(), rows_at_once("orders").await.as_str()), ("16", "8192"));
     assert_eq!(shop.ask("SELECT count(*), min(length(body)) FROM pages WHERE body <> ''").await, ["40 102400"]);
+}
+
+#[tokio::test]
+async fn not_a_number_is_found_above_every_number() {
+    let columns = vec![Field::new("exact", DataType::Float64, true), Field::new("rough", DataType::Float32, true)];
+    let readings = stage("shop", "readings", columns, &[]);
+    let shop = Shop::new(vec![readings.clone()]);
+    let exact: ArrayRef = Arc::new(Float64Array::from(vec![1.0, f64::NAN]));
+    let rough: ArrayRef = Arc::new(Float32Array::from(vec![1.0, f32::NAN]));
+    let rows = RecordBatch::try_new(Arc::clone(&readings.schema), vec![exact, rough]).unwrap();
+    write(&shop.lake, &readings, &[rows]).await;
+    for column in ["exact", "rough"] {
+        let above = format!("SELECT count(*) FROM readings WHERE {column} > 100");
+        assert_eq!(shop.ask(&above).await, ["1"], "{column}");
+    }
 }
