@@ -26,6 +26,9 @@ use crate::{
     write,
 };
 
+/// Decimals with more digits do not survive the floating point that other writers put their bounds through.
+const EXACT_DIGITS: u8 = 15;
+
 /// A table at one version. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -64,7 +67,7 @@ pub struct FileEntry {
 }
 
 /// Bounds and null counts of a file, by column name. Bounds may be wider than the values. Values are as the log has
-/// them, but decimals are strings, since a JSON number would round them.
+/// them, but decimals are strings, since a JSON number would round them; what another writer may have rounded is null.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct FileStats {
     /// Lower bounds.
@@ -277,7 +280,8 @@ fn entry(folder: &str, version: u64, schema: &SchemaRef, path: String, add: AddA
         });
     }
     let stats = add.stats.as_deref().filter(|text| !text.is_empty());
-    let parsed = stats.map(|text| parse_stats(text, schema)).transpose();
+    let ours = write::is_ours(&path);
+    let parsed = stats.map(|text| parse_stats(text, schema, ours)).transpose();
     let (rows, stats) = parsed
         .map_err(|error| LakeError::broken(folder, version, format!("statistics of `{path}`: {error}")))?
         .unwrap_or_default();
@@ -293,7 +297,8 @@ fn entry(folder: &str, version: u64, schema: &SchemaRef, path: String, add: AddA
     })
 }
 
-fn parse_stats(text: &str, schema: &SchemaRef) -> Result<(Option<u64>, FileStats), serde_json::Error> {
+/// The statistics of a file, `ours` or another writer's.
+fn parse_stats(text: &str, schema: &SchemaRef, ours: bool) -> Result<(Option<u64>, FileStats), serde_json::Error> {
     #[derive(Default, serde::Deserialize)]
     #[serde(rename_all = "camelCase", default)]
     struct Raw {
@@ -304,14 +309,16 @@ fn parse_stats(text: &str, schema: &SchemaRef) -> Result<(Option<u64>, FileStats
     }
     let raw: Raw = serde_json::from_str(text)?;
     let exact = |values: BTreeMap<String, Box<RawValue>>| -> Result<Map<String, Value>, serde_json::Error> {
-        let is_decimal = |name: &str| {
-            schema.field_with_name(name).is_ok_and(|field| matches!(field.data_type(), DataType::Decimal128(..)))
+        let digits_of = |name: &str| match schema.field_with_name(name).map(Field::data_type) {
+            Ok(DataType::Decimal128(digits, _)) => Some(*digits),
+            _ => None,
         };
         let pairs = values.into_iter().map(|(name, value)| {
-            let value = match value.get() {
-                "null" => Value::Null,
-                digits if is_decimal(&name) => Value::String(digits.trim_matches('"').to_owned()),
-                other => serde_json::from_str(other)?,
+            let value = match (value.get(), digits_of(&name)) {
+                ("null", _) => Value::Null,
+                (_, Some(digits)) if !ours && digits > EXACT_DIGITS => Value::Null,
+                (text, Some(_)) => Value::String(text.trim_matches('"').to_owned()),
+                (other, None) => serde_json::from_str(other)?,
             };
             Ok((name, value))
         });

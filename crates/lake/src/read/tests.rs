@@ -12,7 +12,7 @@ fn utc() -> DataType {
 }
 
 fn parsed(column: &Field, text: &str) -> FileStats {
-    parse_stats(text, &Arc::new(Schema::new(vec![column.clone()]))).unwrap().1
+    parse_stats(text, &Arc::new(Schema::new(vec![column.clone()])), true).unwrap().1
 }
 
 #[test]
@@ -23,6 +23,22 @@ fn a_decimal_bound_keeps_every_digit() {
     assert_eq!(stats.min["c"], Value::from(digits));
     let bound = stats.min_of(&column).unwrap();
     assert_eq!(bound.as_primitive::<Decimal128Type>().value(0), -12_345_678_901_234_567_890_123);
+}
+
+#[test]
+fn a_decimal_bound_another_writer_may_have_rounded_is_no_bound() {
+    let text = r#"{"numRecords":1,"minValues":{"c":12345678901234567.8},"maxValues":{"c":12345678901234567.8}}"#;
+    let has_bounds = |digits: u8, ours: bool| {
+        let column = Field::new("c", DataType::Decimal128(digits, 1), true);
+        let stats = parse_stats(text, &Arc::new(Schema::new(vec![column.clone()])), ours).unwrap().1;
+        (stats.min_of(&column).is_some(), stats.max_of(&column).is_some())
+    };
+    assert_eq!(has_bounds(18, false), (false, false));
+    assert_eq!(has_bounds(18, true), (true, true));
+    let column = Field::new("c", DataType::Decimal128(15, 2), true);
+    let schema = Arc::new(Schema::new(vec![column.clone()]));
+    let short = parse_stats(r#"{"minValues":{"c":1.25}}"#, &schema, false).unwrap().1;
+    assert_eq!(short.min_of(&column).unwrap().as_primitive::<Decimal128Type>().value(0), 125);
 }
 
 #[test]
