@@ -125,7 +125,10 @@ impl Encoder {
         let kind = match format {
             Format::Json => Kind::Json,
             Format::Ndjson => Kind::Ndjson,
-            Format::Csv => Kind::Csv,
+            Format::Csv => {
+                check_flat(&schema)?;
+                Kind::Csv
+            }
             Format::Arrow => Kind::Arrow(Box::new(StreamWriter::try_new(Vec::new(), &schema)?)),
             Format::Table => Kind::Table { widths: None },
         };
@@ -207,6 +210,14 @@ impl Encoder {
             Kind::Table { .. } => Ending { last: format!("error: {error}\n").into(), broken: true },
             Kind::Csv | Kind::Arrow(_) => Ending { last: Bytes::new(), broken: true },
         }
+    }
+}
+
+/// A cell has no place for lists and structs. Said at once: the writer says so when it meets the first row.
+fn check_flat(schema: &Schema) -> Result<(), ArrowError> {
+    match schema.fields().iter().find(|field| field.data_type().is_nested()) {
+        None => Ok(()),
+        Some(field) => Err(ArrowError::CsvError(format!("column `{}` is a {}", field.name(), field.data_type()))),
     }
 }
 

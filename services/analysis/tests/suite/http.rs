@@ -167,6 +167,10 @@ async fn errors_before_the_first_row_have_a_status_and_a_body() {
     assert_eq!((status, error), (400, expected));
     assert_eq!(error_of(door.sql("DROP TABLE orders").await).await.0, 400);
     assert_eq!(error_of(door.sql_as("xml", "SELECT 1").await).await.0, 400);
+    let nested = "SELECT 1 AS one, array_agg(order_id) AS ids FROM orders";
+    let (status, error) = error_of(door.sql_as("csv", nested).await).await;
+    assert_eq!((status, error["hint"].as_str().is_some_and(|hint| hint.contains("cast"))), (400, true), "{error}");
+    assert_eq!(door.sql_as("json", nested).await.status(), StatusCode::OK);
     assert_eq!(error_of(door.ask(json!({"sql": "SELECT 1", "limit": 3})).await).await.0, 400);
     assert_eq!(error_of(door.get("/v1/tables/shop/ordres").await).await.0, 404);
     let memory = "SELECT value, count(*) FROM generate_series(1, 2000000) GROUP BY 1";
