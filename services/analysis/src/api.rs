@@ -14,7 +14,7 @@ use axum::{
     Json, Router,
     body::{Body, to_bytes},
     extract::{Path, Query, Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Uri, header},
+    http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
@@ -126,6 +126,7 @@ async fn answer(queries: &QueryManager, request: Request) -> Result<Response, Qu
         Some(name) => name.parse()?,
         None => accepted(&parts.headers),
     };
+    check_break_shows(format, parts.version)?;
     let request = QueryRequest {
         sql: question.sql,
         params: question.params,
@@ -169,6 +170,16 @@ fn question_of(headers: &HeaderMap, body: &Bytes) -> Result<Question, QueryError
 fn accepted(headers: &HeaderMap) -> Format {
     let accept = headers.get(header::ACCEPT).and_then(|value| value.to_str().ok());
     accept.map_or_else(Format::default, Format::from_accept)
+}
+
+/// An answer over HTTP/1.0 ends where its connection does, complete or not.
+fn check_break_shows(format: Format, version: Version) -> Result<(), QueryError> {
+    if version >= Version::HTTP_11 || !format.has_no_place_for_errors() {
+        return Ok(());
+    }
+    let message = "over HTTP/1.0 an answer in this format cannot be told from one that was broken off";
+    Err(QueryError::new(ErrorKind::Invalid, message)
+        .with_hint("ask over HTTP/1.1 (in nginx: `proxy_http_version 1.1`), or for json or ndjson"))
 }
 
 fn snapshot_header(versions: &[(String, Option<u64>)]) -> Option<HeaderValue> {

@@ -90,6 +90,11 @@ impl Format {
             Self::Table => "text/plain; charset=utf-8",
         }
     }
+
+    /// Whether an answer that fails on its way can only be broken off.
+    pub(crate) fn has_no_place_for_errors(self) -> bool {
+        matches!(self, Self::Csv | Self::Arrow)
+    }
 }
 
 /// How a failed answer ends.

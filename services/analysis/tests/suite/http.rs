@@ -7,6 +7,10 @@ use arrow::{array::RecordBatch, ipc::reader::StreamReader};
 use reqwest::{Client, Response, StatusCode};
 use runtime::tasks::{Fate, TaskGroup};
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+};
 use topics::{Log, memory::MemoryLog};
 
 use crate::harness::{Shop, limits, orders, orders_stage, small_shop, write};
@@ -209,6 +213,29 @@ async fn errors_after_the_first_row_can_be_told_from_the_end_in_every_format() {
     let (text, broken) = cut("table").await;
     assert!(broken && String::from_utf8(text).unwrap().ends_with("error: the answer has more than 1 rows\n"));
     assert!(cut("csv").await.1 && cut("arrow").await.1, "formats without a place for an error break off");
+}
+
+/// Asks as a proxy does that speaks HTTP/1.0.
+async fn over_http_1_0(door: &Door, format: &str) -> String {
+    let mut connection = TcpStream::connect(door.url.trim_start_matches("http://")).await.unwrap();
+    let request = format!("POST /v1/sql?format={format} HTTP/1.0\r\ncontent-length: 8\r\n\r\nSELECT 1");
+    connection.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn formats_that_only_break_off_are_refused_where_that_does_not_show() {
+    let door = door(&Shop::new(vec![])).await;
+    for format in ["csv", "arrow"] {
+        let answer = over_http_1_0(&door, format).await;
+        assert!(answer.contains(" 400 ") && answer.contains("proxy_http_version"), "{answer}");
+    }
+    for format in ["json", "ndjson", "table"] {
+        let answer = over_http_1_0(&door, format).await;
+        assert!(answer.contains(" 200 "), "{answer}");
+    }
 }
 
 /// The body as far as it came, and whether the transfer broke.
