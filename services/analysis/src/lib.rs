@@ -39,6 +39,7 @@ pub use crate::{
     error::{ErrorKind, Place, QueryError},
     format::{Encoder, Ending, Format},
     query::{Answer, QueryLimits, QueryManager, QueryRequest},
+    tail::Tails,
 };
 
 /// What the routes work with. Cheap to clone.
@@ -48,6 +49,8 @@ pub struct AnalysisState {
     pub queries: Arc<QueryManager>,
     /// Channels.
     pub log: Arc<dyn topics::Log>,
+    /// Those who follow channels.
+    pub tails: Tails,
     /// Closed when the process stops, which ends tails: they would otherwise never end.
     pub catalog: CatalogReceiver,
 }
@@ -60,7 +63,12 @@ impl AnalysisState {
     pub fn new(config: &AnalysisConfig, edges: &Edges) -> Self {
         let queries = QueryManager::new(QueryLimits::from(config), snapshots::of_process(edges), edges.catalog.clone())
             .expect("the query engine is set up from constants");
-        Self { queries: Arc::new(queries), log: Arc::clone(&edges.log), catalog: edges.catalog.clone() }
+        Self {
+            queries: Arc::new(queries),
+            log: Arc::clone(&edges.log),
+            tails: Tails::default(),
+            catalog: edges.catalog.clone(),
+        }
     }
 }
 

@@ -3,8 +3,8 @@
 //! One JSON object a line, all partitions, those at hand in arrival order. Within a partition the one rule of delivery
 //! holds from the first message seen of each writer: repeats are dropped, and a gap ends the tail with an error line
 //! and a broken transfer. A tail that begins in the middle of a channel cannot know what a writer wrote before; rows
-//! such a writer repeats right then are shown again. Deliberately absent: a filter (use SQL), and remembering how far
-//! a client got: `positions=true` shows it, `from` takes it.
+//! such a writer repeats right then are shown again. Only so many clients may follow at a time. Deliberately absent: a
+//! filter (use SQL), and remembering how far a client got: `positions=true` shows it, `from` takes it.
 
 use std::sync::Arc;
 
@@ -25,6 +25,7 @@ use futures::{Stream, StreamExt, stream};
 use lake::{OFFSET_COLUMN, PARTITION_COLUMN};
 use runtime::catalog::CatalogReceiver;
 use serde::Deserialize;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use topics::{Log, Message, Reader, TopicError, TopicName};
 
 use crate::{
@@ -37,6 +38,9 @@ use crate::{
 
 /// Read from one partition before the others get their turn.
 const READ_BYTES: usize = 1 << 20;
+/// Tails at a time. Each reads every partition of its channel, and those that read the same one on Kafka need a client
+/// each, with its threads and connections.
+const MOST_TAILS: usize = 64;
 
 /// What may stand in the query string.
 #[derive(Debug, Deserialize)]
@@ -81,10 +85,11 @@ pub(crate) async fn tail(
     let table = find_table(&state, &pipeline, &name)?;
     let topic = TopicName::try_from(table.stage.channel.clone())
         .map_err(|error| QueryError::new(ErrorKind::Internal, error.to_string()))?;
+    let counted = state.tails.begin()?;
     let partitions = open(state.log.as_ref(), &topic, from).await?;
     let positions = options.positions;
     let rows = stream::select_all(partitions.into_iter().map(|partition| Box::pin(partition.rows(positions))));
-    let lines = lines(rows, options.limit).take_until(stopped(state.catalog));
+    let lines = lines(rows, options.limit, counted).take_until(stopped(state.catalog));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::from_stream(lines)).into_response())
 }
 
@@ -206,14 +211,32 @@ fn with_positions(
     RecordBatch::try_new(Arc::new(Schema::new(fields)), columns)
 }
 
-/// Counts running tails.
-struct Counted;
+/// The tails of a process.
+#[derive(Clone, Debug)]
+pub struct Tails {
+    places: Arc<Semaphore>,
+}
 
-impl Counted {
-    fn begin() -> Self {
-        metrics::tail_started();
-        Self
+impl Default for Tails {
+    fn default() -> Self {
+        Self { places: Arc::new(Semaphore::new(MOST_TAILS)) }
     }
+}
+
+impl Tails {
+    fn begin(&self) -> Result<Counted, QueryError> {
+        let place = Arc::clone(&self.places).try_acquire_owned().map_err(|_| {
+            QueryError::new(ErrorKind::TooMany, format!("{MOST_TAILS} clients follow channels already"))
+                .with_hint("try again when one has gone, or ask for what is in the table with SQL")
+        })?;
+        metrics::tail_started();
+        Ok(Counted { _place: place })
+    }
+}
+
+/// A running tail, counted, in its place.
+struct Counted {
+    _place: OwnedSemaphorePermit,
 }
 
 impl Drop for Counted {
@@ -226,9 +249,10 @@ impl Drop for Counted {
 fn lines(
     rows: impl Stream<Item = Result<RecordBatch, QueryError>> + Send,
     limit: Option<u64>,
+    counted: Counted,
 ) -> impl Stream<Item = Result<Bytes, QueryError>> + Send {
     let left = limit.unwrap_or(u64::MAX);
-    let state = (Box::pin(rows), left, None, Counted::begin());
+    let state = (Box::pin(rows), left, None, counted);
     stream::unfold(state, |(mut rows, left, failed, counted)| async move {
         if let Some(error) = failed {
             // Lets the connection flush the error line before it is closed.

@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use analysis::{AnalysisState, QueryLimits};
+use analysis::{AnalysisState, QueryLimits, Tails};
 use arrow::{array::RecordBatch, ipc::reader::StreamReader};
 use reqwest::{Client, Response, StatusCode};
 use runtime::tasks::{Fate, TaskGroup};
@@ -22,7 +22,8 @@ pub(crate) struct Door {
 }
 
 pub(crate) async fn open(shop: &Shop, log: Arc<dyn Log>) -> Door {
-    let state = AnalysisState { queries: Arc::clone(&shop.queries), log, catalog: shop.catalog.subscribe() };
+    let (queries, catalog) = (Arc::clone(&shop.queries), shop.catalog.subscribe());
+    let state = AnalysisState { queries, log, tails: Tails::default(), catalog };
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let group = TaskGroup::new();

@@ -177,3 +177,23 @@ async fn what_cannot_be_tailed_is_explained() {
     let missing = elsewhere.get("/v1/tail/shop/customers").await;
     assert_eq!((missing.status().as_u16(), missing.headers()["retry-after"].to_str().unwrap()), (503, "1"));
 }
+
+#[tokio::test]
+async fn beyond_so_many_tails_the_next_is_turned_away() {
+    let channel = channel(1).await;
+    let mut tails = Vec::new();
+    for _ in 0..64 {
+        let tail = channel.tail("").await;
+        assert_eq!(tail.status(), 200);
+        tails.push(tail);
+    }
+    let refused = channel.tail("").await;
+    assert_eq!((refused.status().as_u16(), refused.headers()["retry-after"].to_str().unwrap()), (429, "1"));
+    drop(tails.pop());
+    let place_is_free = async {
+        while channel.tail("").await.status() != 200 {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(10), place_is_free).await.unwrap();
+}
