@@ -5,14 +5,15 @@
 //! fetching for a partition while its queue is full.
 //!
 //! One client serves many readers. It can hold each partition once, so a second reader of the same
-//! partition goes to a second client; there are as many clients as readers of the busiest partition. One more asks
+//! partition goes to a second client; there are as many clients as readers of the busiest partition, and at most one
+//! that waits for the next such reader: each has threads and connections. One more asks
 //! where partitions begin and end, and never reads: brokers answer in turn, and a question on a connection that
 //! fetches waits until the fetch has something, or has waited long enough.
 
 use std::collections::BTreeSet;
 use std::panic::AssertUnwindSafe;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Weak};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -78,6 +79,10 @@ impl Client {
 
     fn give_back(&self, topic: &TopicName, partition: u32) {
         self.taken.lock().remove(&(topic.clone(), partition));
+    }
+
+    fn is_idle(&self) -> bool {
+        self.taken.lock().is_empty()
     }
 
     /// Has the client look at a topic now: what it is to read may be newer than what it knows. Blocks.
@@ -151,12 +156,42 @@ impl Clients {
         Ok(client)
     }
 
+    /// Ends a client that nobody reads with any more, unless it is the only one. The caller's hold on it goes, too.
+    fn let_go(&self, client: Arc<Client>) {
+        let mut reading = self.reading.lock();
+        // While the lock is held nobody gets a partition on it, and the list holds it.
+        let spare = |other: &Arc<Client>| !Arc::ptr_eq(other, &client) && other.is_idle();
+        let is_one_too_many = client.is_idle() && reading.iter().any(spare);
+        let place = reading.iter().position(|other| Arc::ptr_eq(other, &client));
+        let ended = match place {
+            Some(place) => {
+                drop(client);
+                is_one_too_many.then(|| reading.remove(place))
+            }
+            // Ended when its last reader but this one let go. This may be the last hold on it.
+            None => Some(client),
+        };
+        drop(reading);
+        if let Some(ended) = ended {
+            end(ended);
+        }
+    }
+
     /// Opens a reader after checking its position. Blocks.
-    pub(super) fn open(&self, topic: &TopicName, partition: u32, from: u64) -> Result<KafkaReader, TopicError> {
+    pub(super) fn open(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        partition: u32,
+        from: u64,
+    ) -> Result<KafkaReader, TopicError> {
         let found = span(&self.asking.consumer, topic, partition)?;
         check_position(topic, partition, from, found)?;
         let client = self.take(topic, partition)?;
-        client.learn(topic, partition).inspect_err(|_| client.give_back(topic, partition))?;
+        if let Err(error) = client.learn(topic, partition) {
+            client.give_back(topic, partition);
+            self.let_go(client);
+            return Err(error);
+        }
         let queue = client.consumer.split_partition_queue(topic.as_str(), partition as i32);
         let woken = Arc::new(Notify::new());
         let queue = queue.map(|mut queue| {
@@ -176,10 +211,20 @@ impl Clients {
             recreations: client.consumer.context().recreations(topic.as_str()),
             received: Received::of(topic),
             asking: Arc::clone(&self.asking),
+            clients: Arc::downgrade(self),
             client,
         };
         reader.client.assign(topic, partition, from)?;
         Ok(reader)
+    }
+}
+
+/// Drops a client on a thread of its own: whoever drops it last waits for its poller, and readers are dropped where
+/// nothing may wait, with or without a runtime.
+fn end(client: Arc<Client>) {
+    let ending = std::thread::Builder::new().name("topics-kafka-ending".to_owned()).spawn(move || drop(client));
+    if let Err(error) = ending {
+        tracing::warn!(%error, "no thread to end a Kafka client on; it was waited for");
     }
 }
 
@@ -198,6 +243,7 @@ pub(super) struct KafkaReader {
     recreations: u64,
     received: Received,
     asking: Arc<Client>,
+    clients: Weak<Clients>,
     client: Arc<Client>,
 }
 
@@ -303,6 +349,11 @@ impl Drop for KafkaReader {
         // not be that of the next reader.
         drop(self.queue.take());
         self.client.give_back(&self.topic, self.partition);
+        // Not dropped with this reader, which may be the last to hold it.
+        let client = std::mem::replace(&mut self.client, Arc::clone(&self.asking));
+        if let Some(clients) = self.clients.upgrade() {
+            clients.let_go(client);
+        }
     }
 }
 
@@ -334,4 +385,37 @@ fn take_headers(arena: &mut Arena, found: &BorrowedMessage<'_>) -> Headers {
         }
     }
     taken
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn of_the_clients_nobody_reads_with_one_is_kept_for_the_next_reader() {
+        // Nobody has to be there: a client connects when it has to.
+        let config = KafkaConfig { brokers: "127.0.0.1:1".to_owned(), ..KafkaConfig::default() };
+        let asking = Client::start(&config).expect("a client");
+        let clients = Clients::new(config, asking);
+        let topic = TopicName::new("busy").expect("a name");
+        let take = |partition| clients.take(&topic, partition).expect("a client");
+        let give_back = |client: Arc<Client>, partition| {
+            client.give_back(&topic, partition);
+            clients.let_go(client);
+        };
+        let count = || clients.reading.lock().len();
+        let readers: Vec<_> = (0..4).map(|_| take(0)).collect();
+        let other = take(1);
+        assert_eq!(count(), 4);
+        for client in readers {
+            give_back(client, 0);
+        }
+        assert_eq!(count(), 2, "one has a reader still, one is kept");
+        let next = (take(0), take(0));
+        assert_eq!(count(), 2);
+        give_back(other, 1);
+        give_back(next.0, 0);
+        give_back(next.1, 0);
+        assert_eq!(count(), 1);
+    }
 }
