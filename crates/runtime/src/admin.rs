@@ -5,6 +5,7 @@
 //! every other request on the same address to whoever [`serve`]s its [`Visitors`].
 //! Deliberately absent: logins, and anything that changes the process.
 
+mod connection;
 mod door;
 mod health;
 mod holder;
@@ -26,6 +27,7 @@ use axum::serve::Listener;
 use thiserror::Error;
 use tokio::net::TcpListener;
 
+pub use connection::Connection;
 pub use door::Visitors;
 pub use health::{CheckHandle, CheckLine, CheckState, Health};
 

@@ -13,9 +13,11 @@ use axum::Router;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::JoinSet;
+
+use super::connection::Connection;
 
 /// Connections that wait for a worker. More are told to come back.
 const WAITING_CONNECTIONS: usize = 4096;
@@ -60,16 +62,16 @@ impl Visitors {
 }
 
 impl axum::serve::Listener for Visitors {
-    type Io = TcpStream;
+    type Io = Connection<TcpStream>;
     type Addr = SocketAddr;
 
-    async fn accept(&mut self) -> (TcpStream, SocketAddr) {
+    async fn accept(&mut self) -> (Connection<TcpStream>, SocketAddr) {
         while let Some(connection) = self.connections.recv().await {
             // A connection that its client has closed meanwhile has no address any more.
             if let Ok(address) = connection.peer_addr()
                 && let Ok(connection) = TcpStream::from_std(connection)
             {
-                return (connection, address);
+                return (Connection::new(connection), address);
             }
         }
         std::future::pending().await
@@ -127,10 +129,21 @@ async fn place(
 ) {
     let Ok(Ok(asks_here)) = tokio::time::timeout(FIRST_BYTES_WITHIN, asks_here(&connection)).await else { return };
     let Ok(connection) = connection.into_std() else { return };
+    keep_alive(&connection);
     let left = if asks_here { Some(connection) } else { not_taken(visitors.try_send(connection)) };
     // With nobody behind the door, or too many before it, the pages' fallback says so.
     if let Some(connection) = left {
         drop(pages.try_send(connection));
+    }
+}
+
+/// Has the operating system ask a silent client now and then whether it is still there. A client that follows rows says
+/// nothing more, and where none come nobody would notice that it is gone.
+fn keep_alive(connection: &std::net::TcpStream) {
+    // A second handle of the same connection: streams themselves do not offer the option.
+    let same = connection.try_clone().map(TcpSocket::from_std_stream);
+    if let Err(error) = same.and_then(|same| same.set_keepalive(true)) {
+        tracing::debug!(%error, "a connection does without keepalive");
     }
 }
 
