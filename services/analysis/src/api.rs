@@ -12,7 +12,7 @@ use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    body::{Body, to_bytes},
+    body::Body,
     extract::{Path, Query, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, Uri, Version, header},
     middleware::{self, Next},
@@ -26,7 +26,7 @@ use runtime::{
     tasks::{Fate, TaskGroup},
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
-use tokio::sync::mpsc;
+use tokio::{sync::mpsc, time::timeout};
 
 use crate::{
     AnalysisState,
@@ -43,6 +43,8 @@ use crate::{
 pub const SNAPSHOT_HEADER: &str = "x-snapshot";
 /// SQL, its parameters, and what JSON adds to them.
 const MAX_BODY_BYTES: usize = 2 * MAX_SQL_BYTES;
+/// How long a client may say nothing in the middle of a question.
+const SILENT_FOR: Duration = Duration::from_secs(30);
 /// Tables whose newest version is looked up at the same time for a listing.
 const LOOK_UPS_AT_ONCE: usize = 8;
 /// When to try again after being turned away.
@@ -117,10 +119,7 @@ async fn sql(State(state): State<AnalysisState>, request: Request) -> Response {
 async fn answer(queries: &QueryManager, request: Request) -> Result<Response, QueryError> {
     let (parts, body) = request.into_parts();
     let options: Options = options_of(&parts.uri, "it may hold `format`, `max_rows` and `timeout_ms`")?;
-    let body = to_bytes(body, MAX_BODY_BYTES).await.map_err(|_| {
-        QueryError::new(ErrorKind::TooLarge, format!("the request has more than {MAX_BODY_BYTES} bytes"))
-            .with_hint("send the statement with less inline data")
-    })?;
+    let body = read(body).await?;
     let question = question_of(&parts.headers, &body)?;
     let format = match options.format.or(question.format) {
         Some(name) => name.parse()?,
@@ -142,6 +141,32 @@ async fn answer(queries: &QueryManager, request: Request) -> Result<Response, Qu
         response.headers_mut().insert(SNAPSHOT_HEADER, snapshot);
     }
     Ok(response)
+}
+
+/// The whole body of a question.
+async fn read(body: Body) -> Result<Bytes, QueryError> {
+    let mut chunks = body.into_data_stream();
+    let mut read: Vec<u8> = Vec::new();
+    while let Some(chunk) = timeout(SILENT_FOR, chunks.next()).await.map_err(|_| fell_silent())? {
+        let chunk = chunk.map_err(|error| {
+            QueryError::new(ErrorKind::Invalid, format!("the request ended early: {error}")).with_hint("send it again")
+        })?;
+        if read.len() + chunk.len() > MAX_BODY_BYTES {
+            return Err(too_large());
+        }
+        read.extend_from_slice(&chunk);
+    }
+    Ok(read.into())
+}
+
+fn too_large() -> QueryError {
+    QueryError::new(ErrorKind::TooLarge, format!("the request has more than {MAX_BODY_BYTES} bytes"))
+        .with_hint("send the statement with less inline data")
+}
+
+fn fell_silent() -> QueryError {
+    let message = format!("nothing more of the request came for {} s", SILENT_FOR.as_secs());
+    QueryError::new(ErrorKind::Timeout, message).with_hint("send it again")
 }
 
 /// The options in a query string; unknown ones are refused.

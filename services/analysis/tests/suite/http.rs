@@ -239,6 +239,17 @@ async fn formats_that_only_break_off_are_refused_where_that_does_not_show() {
     }
 }
 
+#[tokio::test(start_paused = true)]
+async fn a_client_that_falls_silent_in_the_middle_of_a_question_is_told_so() {
+    let door = door(&Shop::new(vec![])).await;
+    let mut connection = TcpStream::connect(door.url.trim_start_matches("http://")).await.unwrap();
+    let begun = b"POST /v1/sql HTTP/1.1\r\nhost: analysis\r\ncontent-length: 100\r\n\r\nSELECT";
+    connection.write_all(begun).await.unwrap();
+    let mut answer = [0; 12];
+    connection.read_exact(&mut answer).await.unwrap();
+    assert_eq!(&answer, b"HTTP/1.1 408");
+}
+
 /// The body as far as it came, and whether the transfer broke.
 async fn whole(mut response: Response) -> (Vec<u8>, bool) {
     let mut bytes = Vec::new();
