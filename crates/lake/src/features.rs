@@ -14,6 +14,8 @@ use crate::{
 
 /// The property that keeps other writers from deleting or overwriting rows.
 pub(crate) const APPEND_ONLY: &str = "appendOnly";
+/// The property that has stored positions expire.
+const POSITIONS_EXPIRE: &str = "delta.setTransactionRetentionDuration";
 const LOCAL_TIMESTAMPS: &str = "timestampNtz";
 
 /// Features that change nothing for a reader of ours.
@@ -52,9 +54,20 @@ pub(crate) fn check_readable(table: &str, protocol: &Protocol, metadata: &Metada
         newer => return refuse(format!("reader version {newer}")),
     }
     match property(metadata, "delta.columnMapping.mode") {
-        None | Some("none") => Ok(()),
+        None | Some("none") => check_positions_stay(table, metadata),
         Some(mode) => refuse(format!("column mapping by {mode}")),
     }
+}
+
+/// A position that has expired counts as 0, and what is stored would be stored again.
+fn check_positions_stay(table: &str, metadata: &Metadata) -> Result<(), LakeError> {
+    let Some(after) = property(metadata, POSITIONS_EXPIRE) else { return Ok(()) };
+    Err(LakeError::Unsupported {
+        table: table.to_owned(),
+        needs: format!("positions that expire (`{POSITIONS_EXPIRE}` is `{after}`)"),
+        verb: "read",
+        fix: format!("unset the table's property `{POSITIONS_EXPIRE}`, or rows would be stored twice"),
+    })
 }
 
 /// Refuses a table that our commits would break.
@@ -130,6 +143,16 @@ mod tests {
         for (protocol, metadata, expected) in refused {
             let error = check_writable("t", &protocol, &metadata).unwrap_err();
             assert!(error.to_string().contains(expected), "{error}");
+        }
+    }
+
+    #[test]
+    fn positions_that_expire_are_refused_with_the_fix() {
+        let metadata = metadata(&[(POSITIONS_EXPIRE, "interval 7 days")]);
+        let expected = "needs positions that expire (`delta.setTransactionRetentionDuration` is `interval 7 days`)";
+        for check in [check_readable, check_writable] {
+            let error = check("t", &protocol(1, 2, &[]), &metadata).unwrap_err().to_string();
+            assert!(error.contains(expected) && error.contains("unset the table's property"), "{error}");
         }
     }
 }
