@@ -141,6 +141,13 @@ impl LogReader {
         self.assemble(self.list_from(0).await?)
     }
 
+    /// What there is to replay without the checkpoints from `version` on.
+    pub(crate) async fn segment_before(&self, version: u64) -> Result<Option<Segment>, LakeError> {
+        let mut listed = self.list_from(0).await?;
+        listed.checkpoints.retain(|found, _| *found < version);
+        self.assemble(listed)
+    }
+
     /// Every commit after `version`, oldest first; empty when there is none.
     pub(crate) async fn commits_after(&self, version: u64) -> Result<Vec<LogCommit>, LakeError> {
         let mut commits = Vec::new();

@@ -8,7 +8,7 @@ use std::collections::BTreeMap;
 use crate::{
     LakeError,
     checkpoint_file::{self, Wanted},
-    commit_log::{Action, LogCommit, LogReader, Metadata, Protocol},
+    commit_log::{Action, LogCommit, LogReader, Metadata, Protocol, Segment},
 };
 
 /// The newest known version of a table and the positions stored in it.
@@ -100,7 +100,7 @@ pub(crate) struct Replay {
     pub(crate) modified_ms: i64,
 }
 
-/// Reads a log from its newest checkpoint on.
+/// Reads a log from its newest readable checkpoint on.
 pub(crate) async fn replay(reader: &LogReader, wanted: Wanted) -> Result<Option<Replay>, LakeError> {
     // Clean-up may take a listed object away before it is read; what it leaves is complete, so look once more.
     match replay_once(reader, wanted).await {
@@ -110,11 +110,34 @@ pub(crate) async fn replay(reader: &LogReader, wanted: Wanted) -> Result<Option<
 }
 
 async fn replay_once(reader: &LogReader, wanted: Wanted) -> Result<Option<Replay>, LakeError> {
-    let Some(segment) = reader.segment().await? else { return Ok(None) };
-    let base = match &segment.checkpoint {
-        Some(checkpoint) => checkpoint_file::read(reader, checkpoint, wanted).await?,
-        None => Vec::new(),
-    };
+    let Some(mut segment) = reader.segment().await? else { return Ok(None) };
+    let base = base(reader, &mut segment, wanted).await?;
     let commits = reader.commits(segment.commits).await?;
     Ok(Some(Replay { version: segment.version, base, commits, modified_ms: segment.modified_ms }))
+}
+
+/// The actions of the segment's checkpoint. Where that cannot be read, the segment becomes the one from the checkpoint
+/// before it, or from version 0: what a checkpoint says, the commits up to it say too, while they are all there.
+///
+/// # Errors
+/// `BrokenLog`, about the newest checkpoint, when none can be read and commits are missing.
+async fn base(reader: &LogReader, segment: &mut Segment, wanted: Wanted) -> Result<Vec<Action>, LakeError> {
+    let mut newest = None;
+    loop {
+        let Some(checkpoint) = segment.checkpoint.clone() else { return Ok(Vec::new()) };
+        let unreadable = match checkpoint_file::read(reader, &checkpoint, wanted).await {
+            Err(error @ LakeError::BrokenLog { .. }) => error,
+            outcome => return outcome,
+        };
+        let told = unreadable.to_string();
+        let unreadable = newest.take().unwrap_or(unreadable);
+        *segment = match reader.segment_before(checkpoint.version).await {
+            // A log that goes less far than the checkpoint says is not all of it.
+            Ok(Some(before)) if before.version >= segment.version => before,
+            Ok(_) | Err(LakeError::BrokenLog { .. }) => return Err(unreadable),
+            Err(error) => return Err(error),
+        };
+        newest = Some(unreadable);
+        tracing::warn!(location = %checkpoint.location, error = told, "log checkpoint cannot be read; going on from the one before; remove it, or no newer one is written");
+    }
 }

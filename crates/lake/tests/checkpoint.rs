@@ -1,6 +1,6 @@
 //! A log opened from a checkpoint is the log replayed from its beginning.
 
-use lake::{FileEntry, Lake, Snapshot, StoreConfig, Table};
+use lake::{FileEntry, Lake, LakeError, Snapshot, StoreConfig, Table};
 use object_store::ObjectStoreExt;
 
 use crate::support::*;
@@ -89,6 +89,38 @@ async fn a_checkpoint_is_written_to_a_local_folder() {
     let url = folder.path().join("with space").to_str().unwrap().to_owned();
     let lake = Lake::open(&StoreConfig { url, ..StoreConfig::default() }).unwrap();
     checkpoint_equals_replay(&lake).await;
+}
+
+async fn garble_checkpoint(lake: &Lake, version: u64) {
+    lake.store().put(&log_path(&format!("{version:020}.checkpoint.parquet")), "PAR1 no more".into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_checkpoint_that_cannot_be_read_costs_a_longer_replay_and_nothing_else() {
+    let lake = Lake::memory();
+    let (table, _) = history(&lake, 25).await;
+    let expected = Snapshot::load(&lake, FOLDER).await.unwrap().unwrap();
+    for version in [20, 10] {
+        garble_checkpoint(&lake, version).await;
+        same(&Snapshot::load(&lake, FOLDER).await.unwrap().unwrap(), &expected);
+        assert_eq!(open(&lake).await.progress(), table.progress());
+    }
+    // With a commit before both gone, nothing says any more what they said.
+    lake.store().delete(&commit_path(5)).await.unwrap();
+    let error = Snapshot::load(&lake, FOLDER).await.unwrap_err();
+    assert!(matches!(&error, LakeError::BrokenLog { version: 20, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn what_only_an_unreadable_checkpoint_says_is_not_taken_for_unsaid() {
+    let lake = Lake::memory();
+    history(&lake, 25).await;
+    garble_checkpoint(&lake, 20).await;
+    for version in 20..=26 {
+        lake.store().delete(&commit_path(version)).await.unwrap();
+    }
+    let error = Snapshot::load(&lake, FOLDER).await.unwrap_err();
+    assert!(matches!(&error, LakeError::BrokenLog { version: 20, .. }), "{error}");
 }
 
 #[tokio::test]
