@@ -333,20 +333,23 @@ impl EncodedFile {
         let store = lake.store();
         let mut attempt = 1;
         loop {
-            match self.put(store.as_ref(), &location).await {
+            let error = match self.put(store.as_ref(), &location).await {
                 Ok(()) => break,
-                Err(Error::AlreadyExists { .. } | Error::Precondition { .. }) => {
+                Err(taken @ (Error::AlreadyExists { .. } | Error::Precondition { .. })) => {
                     // An earlier request of ours whose answer was lost, or another's file: only the bytes can tell.
-                    if self.is_stored(lake, &location).await? {
-                        break;
+                    match self.stored(lake, &location).await? {
+                        Some(bytes) if bytes == self.bytes => break,
+                        Some(_) => return Err(LakeError::Overwrite { path: location.to_string() }),
+                        // S3's 409: an earlier request of ours was under way, and came to nothing.
+                        None => taken,
                     }
-                    return Err(LakeError::Overwrite { path: location.to_string() });
                 }
-                Err(error) if attempt >= retry::REQUEST_ATTEMPTS || !retry::is_weather(&error) => {
-                    return Err(LakeError::store("writing", location, error));
-                }
-                Err(_) => retry::back_off(&lake.ambient, attempt).await,
+                Err(error) => error,
+            };
+            if attempt >= retry::REQUEST_ATTEMPTS || !may_pass(&error) {
+                return Err(LakeError::store("writing", location, error));
             }
+            retry::back_off(&lake.ambient, attempt).await;
             attempt += 1;
         }
         metrics::file_uploaded(&self.table, self.bytes.len() as u64, attempt - 1);
@@ -395,14 +398,23 @@ impl EncodedFile {
         upload.complete().await.map(drop)
     }
 
-    async fn is_stored(&self, lake: &Lake, location: &Path) -> Result<bool, LakeError> {
+    /// What lies under the file's name; `None` when there is nothing.
+    async fn stored(&self, lake: &Lake, location: &Path) -> Result<Option<Bytes>, LakeError> {
         let store = lake.store();
         let read = retry::repeat(&lake.ambient, || async { store.get(location).await?.bytes().await }).await;
         match read {
-            Ok(bytes) => Ok(bytes == self.bytes),
+            Ok(bytes) => Ok(Some(bytes)),
+            Err(Error::NotFound { .. }) => Ok(None),
             Err(error) => Err(LakeError::store("reading", location, error)),
         }
     }
+}
+
+/// Whether a put may succeed when it is made again. "Taken" comes here only where nothing was found. "Not found" is
+/// what a client is told that repeats the completion of an upload; a bucket that is gone is told all the same.
+fn may_pass(error: &Error) -> bool {
+    let is_answer = matches!(error, Error::AlreadyExists { .. } | Error::Precondition { .. } | Error::NotFound { .. });
+    is_answer || retry::is_weather(error)
 }
 
 #[cfg(test)]

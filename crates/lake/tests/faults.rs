@@ -16,11 +16,11 @@ use bytes::Bytes;
 use futures::stream::BoxStream;
 use object_store::{
     CopyOptions, Error, GetOptions, GetResult, ListResult, MultipartUpload, ObjectMeta, ObjectStore,
-    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, memory::InMemory, path::Path,
+    PutMultipartOptions, PutOptions, PutPayload, PutResult, Result, UploadPart, memory::InMemory, path::Path,
 };
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
-/// What happens to one put.
+/// What happens to one put, or, where it is `After`, to one upload in parts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Fault {
     None,
@@ -170,7 +170,11 @@ impl ObjectStore for FaultStore {
         location: &Path,
         options: PutMultipartOptions,
     ) -> Result<Box<dyn MultipartUpload>> {
-        self.inner.put_multipart_opts(location, options).await
+        let inner = self.inner.put_multipart_opts(location, options).await?;
+        if !location.as_ref().ends_with(self.suffix) || self.next_put() != Fault::After {
+            return Ok(inner);
+        }
+        Ok(Box::new(LostCompletion { inner, location: location.clone() }))
     }
 
     async fn get_opts(&self, location: &Path, options: GetOptions) -> Result<GetResult> {
@@ -206,6 +210,29 @@ impl ObjectStore for FaultStore {
 
     async fn copy_opts(&self, from: &Path, to: &Path, options: CopyOptions) -> Result<()> {
         self.inner.copy_opts(from, to, options).await
+    }
+}
+
+/// An upload that is completed with the answer lost, and whose completion is not found when the client repeats it.
+#[derive(Debug)]
+struct LostCompletion {
+    inner: Box<dyn MultipartUpload>,
+    location: Path,
+}
+
+#[async_trait]
+impl MultipartUpload for LostCompletion {
+    fn put_part(&mut self, data: PutPayload) -> UploadPart {
+        self.inner.put_part(data)
+    }
+
+    async fn complete(&mut self) -> Result<PutResult> {
+        self.inner.complete().await?;
+        Err(Error::NotFound { path: self.location.to_string(), source: "NoSuchUpload".into() })
+    }
+
+    async fn abort(&mut self) -> Result<()> {
+        self.inner.abort().await
     }
 }
 

@@ -6,12 +6,16 @@ use arrow::{
     array::{Array, ArrayRef, AsArray, Int32Array, Int64Array, RecordBatch, StringArray},
     datatypes::{DataType, Field, Int64Type, Schema},
 };
-use lake::{Advance, Commit, CommitOutcome, FileWriter, Lake, Snapshot, StoreConfig, Table, TableSpec, WriterOptions};
+use bytes::Bytes;
+use lake::{
+    Advance, Commit, CommitOutcome, EncodedFile, FileWriter, Lake, LakeError, Snapshot, StoreConfig, Table, TableSpec,
+    WriterOptions,
+};
 use object_store::{ObjectStoreExt, memory::InMemory};
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 use crate::{
-    faults::{Chances, FaultStore},
+    faults::{Chances, Fault, FaultStore},
     support::*,
 };
 
@@ -164,4 +168,40 @@ async fn uploads_get_through_a_failing_store_and_leave_one_object_each() {
         let objects: Vec<_> = futures::TryStreamExt::try_collect(store.inner().list(None)).await.unwrap();
         assert_eq!(objects.len(), encoded.len(), "seed {seed}");
     }
+}
+
+/// One file of twelve rows, on a store that meets the given faults.
+fn one_file(faults: &[Fault]) -> (FaultStore, Lake, EncodedFile) {
+    let store = FaultStore::scripted(faults).on(".parquet");
+    let lake = lake_over(Arc::new(store.clone()));
+    let spec = city_spec(&[]);
+    let mut writer = FileWriter::new(&lake, &spec, WriterOptions::default()).unwrap();
+    writer.write(&batch(&spec, 0, 12)).unwrap();
+    let file = writer.close().unwrap().remove(0);
+    (store, lake, file)
+}
+
+async fn stored(store: &FaultStore, file: &EncodedFile) -> Bytes {
+    let location = object_store::path::Path::parse(format!("{FOLDER}/{}", file.path)).unwrap();
+    store.inner().get(&location).await.unwrap().bytes().await.unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_name_that_is_taken_by_nothing_is_tried_again() {
+    let (store, lake, file) = one_file(&[Fault::FalseExists, Fault::FalseExists]);
+    file.upload(&lake).await.unwrap();
+    assert_eq!(stored(&store, &file).await, file.bytes);
+
+    let (_, lake, file) = one_file(&[Fault::FalseExists; 20]);
+    let error = file.upload(&lake).await.unwrap_err();
+    assert!(matches!(error, LakeError::Store { .. }), "{error}");
+    assert_eq!(error.class(), delivery::ErrorClass::Retry);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upload_in_parts_whose_completion_is_not_found_has_arrived() {
+    let (store, lake, mut file) = one_file(&[Fault::After]);
+    file.bytes = vec![7; 20 << 20].into();
+    file.upload(&lake).await.unwrap();
+    assert!(stored(&store, &file).await == file.bytes);
 }
