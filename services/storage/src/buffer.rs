@@ -35,8 +35,8 @@ pub(crate) struct FlushPolicy {
     pub(crate) quiet_age: Duration,
 }
 
-/// Encoded bytes held by all tables of the process, buffered or on their way to the store. Over the limit, each table
-/// flushes what it has, and one that is flushing takes nothing more.
+/// Bytes of rows held by all tables of the process: waiting to be encoded, encoded, or on their way to the store. Over
+/// the limit, each table flushes what it has, and one that is flushing takes nothing more.
 ///
 /// The limit is half of `storage.memory`: encoding, reading and the program need the rest.
 #[derive(Clone, Debug)]

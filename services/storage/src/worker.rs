@@ -1,8 +1,8 @@
 //! One task: some partitions of a channel into one table.
 //!
-//! The loop reads whichever partition has messages, encodes their rows at once, and flushes by bytes, rows and age. A
-//! flush (close, upload, commit) runs beside the reading, one at a time; when the next buffer is full before it is
-//! done, reading waits. A commit that was fenced ends this life: the next begins at the table.
+//! The loop reads whichever partition has messages, adds their rows to files at once, and flushes by bytes, rows and
+//! age. A flush (close, upload, commit) runs beside the reading, one at a time; when the next buffer is full before it
+//! is done, reading waits. A commit that was fenced ends this life: the next begins at the table.
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 

@@ -145,28 +145,75 @@ fn each_partition_has_its_own_files_without_the_partition_columns() {
     assert_eq!(stats["minValues"].get("city"), None, "partition columns have values, not bounds");
 }
 
+fn ids(file: &EncodedFile) -> Vec<i64> {
+    read(file)["id"].as_primitive::<Int64Type>().values().to_vec()
+}
+
+/// The same rows, with a long value each.
+fn with_raw(rows: &RecordBatch, bytes: usize) -> RecordBatch {
+    let value = vec![7_u8; bytes];
+    let mut columns = rows.columns().to_vec();
+    columns[5] = Arc::new(BinaryArray::from(vec![Some(value.as_slice()); rows.num_rows()]));
+    RecordBatch::try_new(rows.schema(), columns).unwrap()
+}
+
 #[test]
-fn many_partitions_are_written_with_few_open_files() {
+fn few_rows_of_many_partitions_wait_and_make_one_file_each() {
     let spec = spec(&["city"]);
-    let names: Vec<String> = (0..40).map(|number| format!("c{number}")).collect();
+    let names: Vec<String> = (0..200).map(|number| format!("c{number}")).collect();
     let cities: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
-    let options = WriterOptions { max_open_partitions: 4, ..WriterOptions::default() };
+    let mut writer = FileWriter::new(&Lake::memory(), &spec, WriterOptions::default()).unwrap();
+    for turn in 0..20 {
+        writer.write(&batch(&spec, turn * 200, &cities)).unwrap();
+        assert_eq!(writer.encoding().count(), 0);
+        assert!(writer.open.values().all(|file| file.waiting.len() < 2 * BATCHES_APART));
+    }
+    assert!(writer.buffered_bytes() > 20 * 200 * 50, "{}", writer.buffered_bytes());
+    let files = writer.close().unwrap();
+    assert_eq!(files.len(), 200);
+    for file in &files {
+        let number: i64 = file.partition_values["city"].as_deref().unwrap()[1..].parse().unwrap();
+        assert_eq!(ids(file), (0..20).map(|turn| turn * 200 + number).collect::<Vec<_>>(), "in order");
+        let stats: Value = serde_json::from_str(&file.stats).unwrap();
+        assert_eq!((file.rows, stats["numRecords"].as_u64()), (20, Some(20)));
+        assert_eq!(stats["minValues"]["id"], number);
+    }
+}
+
+#[test]
+fn many_rows_of_many_partitions_are_encoded_a_few_partitions_at_a_time() {
+    let spec = spec(&["city"]);
+    let names: Vec<String> = (0..8).map(|number| format!("c{number}")).collect();
+    let cities: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
+    let options = WriterOptions { max_open_partitions: 3, ..WriterOptions::default() };
     let mut writer = FileWriter::new(&Lake::memory(), &spec, options).unwrap();
-    for first in [0, 40, 80] {
-        writer.write(&batch(&spec, first, &cities)).unwrap();
-        assert!(writer.open.len() <= 4);
+    // The third time each has enough to be encoded, so five of them are closed.
+    for (first, encoded) in [(0, 0), (8, 0), (16, 3), (24, 3)] {
+        writer.write(&with_raw(&batch(&spec, first, &cities), 400 << 10)).unwrap();
+        assert_eq!(writer.encoding().count(), encoded);
     }
     let files = writer.close().unwrap();
-    let mut ids: Vec<i64> =
-        files.iter().flat_map(|file| read(file)["id"].as_primitive::<Int64Type>().values().to_vec()).collect();
-    ids.sort_unstable();
-    assert_eq!(ids, (0..120).collect::<Vec<_>>());
+    assert_eq!(files.len(), 8 + 5);
+    let mut all: Vec<i64> = files.iter().flat_map(ids).collect();
+    all.sort_unstable();
+    assert_eq!(all, (0..32).collect::<Vec<_>>());
     for file in &files {
-        let value = file.partition_values["city"].clone().unwrap();
-        let expected: i64 = value[1..].parse().unwrap();
-        let own = read(file)["id"].as_primitive::<Int64Type>().values().iter().all(|id| id % 40 == expected);
-        assert!(own, "file of {value} holds rows of others");
+        let number: i64 = file.partition_values["city"].as_deref().unwrap()[1..].parse().unwrap();
+        assert!(ids(file).iter().all(|id| id % 8 == number), "file of c{number} holds rows of others");
     }
+}
+
+#[test]
+fn rows_that_wait_count_for_themselves_and_not_for_what_they_were_cut_from() {
+    let spec = spec(&["city"]);
+    let whole = batch(&spec, 0, &[Some("somewhere"); 5_000]);
+    let mut writer = FileWriter::new(&Lake::memory(), &spec, WriterOptions::default()).unwrap();
+    writer.write(&whole.slice(10, 3)).unwrap();
+    let few = writer.buffered_bytes();
+    writer.write(&whole.slice(100, 3_000)).unwrap();
+    let many = writer.buffered_bytes();
+    assert!((3 * 50..10_000).contains(&few) && (3_000 * 50..3_000 * 100).contains(&many), "{few}, {many}");
+    assert_eq!(ids(&writer.close().unwrap()[0]), (10..13).chain(100..3_100).collect::<Vec<_>>());
 }
 
 #[test]
@@ -190,6 +237,7 @@ fn buffered_bytes_count_what_is_held() {
     assert_eq!(writer.buffered_bytes(), 0);
     let cities: Vec<_> = (0..5_000).map(|_| Some("somewhere")).collect();
     writer.write(&batch(&spec, 0, &cities)).unwrap();
+    assert_eq!(writer.encoding().count(), 1, "without partitions nothing waits");
     assert!(writer.buffered_bytes() > 5_000, "{}", writer.buffered_bytes());
 }
 
