@@ -41,5 +41,5 @@ pub use read::{FileEntry, FileStats, Snapshot};
 pub use schema::{from_delta_schema, to_delta_schema};
 pub use store::{Lake, StoreConfig};
 pub use table::{OFFSET_COLUMN, PARTITION_COLUMN, Table, TableSpec};
-pub use upkeep::{CheckpointJob, DEFAULT_CHECKPOINT_EVERY};
+pub use upkeep::{CheckpointJob, CheckpointRun, DEFAULT_CHECKPOINT_EVERY};
 pub use write::{EncodedFile, FileWriter, WriterOptions};

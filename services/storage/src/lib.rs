@@ -10,6 +10,7 @@ mod buffer;
 mod metrics;
 mod progress;
 mod stage;
+mod upkeep;
 mod worker;
 
 use std::sync::Arc;

@@ -33,6 +33,7 @@ use crate::{
     buffer::{FlushPolicy, Level, Share, SharedMemory, table_rows, table_schema},
     metrics,
     progress::Progress,
+    upkeep::Upkeep,
 };
 
 /// How much is read from a partition at once.
@@ -87,8 +88,7 @@ pub(crate) struct Worker {
     memory: SharedMemory,
     /// Of the buffer that is being filled.
     share: Share,
-    /// Checkpoints of the table's log being written, on threads of their own.
-    upkeep: FuturesUnordered<BoxFuture<'static, bool>>,
+    upkeep: Upkeep,
 }
 
 /// A flush under way.
@@ -146,7 +146,7 @@ impl Worker {
             table: Some(table),
             share: memory.share(),
             memory,
-            upkeep: FuturesUnordered::new(),
+            upkeep: Upkeep::default(),
             assignment,
         })
     }
@@ -208,7 +208,7 @@ impl Worker {
             () = stop.stopped() => Event::Stop,
             outcome = flushed => Event::Flushed(Box::new(outcome)),
             () = sleep_until(due) => Event::Due,
-            Some(_) = self.upkeep.next() => Event::Due,
+            () = self.upkeep.done() => Event::Due,
             Some((partition, reader, messages)) = self.readings.next(), if !full => {
                 Event::Messages(partition, reader, messages)
             }
@@ -308,12 +308,7 @@ impl Worker {
     }
 
     fn end_flush(&mut self, mut table: Table) {
-        // One at a time: where they come faster than they end, only the newest is worth writing.
-        if self.upkeep.is_empty()
-            && let Some(job) = table.checkpoint_due()
-        {
-            self.upkeep.push(job.run().boxed());
-        }
+        self.upkeep.begin(&mut table);
         for &partition in &self.assignment.partitions {
             let offset = self.flushed.next_offset(partition);
             self.settlements.settle(&self.assignment.channel, partition, offset);
