@@ -1,13 +1,14 @@
 //! The table's log as it lies in the store: where it starts, which commits follow, what they say.
 //!
-//! Reading a log yields a prefix of its history without holes, or an error; never a history with a commit missing.
-//! Only single-file V1 checkpoints are read. `.crc`, `_staged_commits`, compacted commits and files of unknown names
-//! are passed over: everything they say stands in commits and checkpoints too.
+//! Reading a log yields a prefix of its history without holes, or an error; never a history with a commit missing. That
+//! none is missing is found out by asking for each: a listing of a folder that is being written to may leave one out
+//! and have the next. Only single-file V1 checkpoints are read. `.crc`, `_staged_commits`, compacted commits and files
+//! of unknown names are passed over: everything they say stands in commits and checkpoints too.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, ops::Range, sync::Arc};
 
 use bytes::Bytes;
-use futures::{StreamExt, TryStreamExt, stream};
+use futures::{StreamExt, TryStreamExt, future::try_join_all, stream};
 use object_store::{ObjectMeta, ObjectStore, ObjectStoreExt, path::Path};
 use serde::Deserialize;
 use serde_json::{Map, Value};
@@ -92,8 +93,8 @@ impl LogCommit {
 #[derive(Debug)]
 pub(crate) struct Segment {
     pub(crate) checkpoint: Option<Checkpoint>,
-    /// Versions to replay after the checkpoint, ascending and without holes.
-    pub(crate) commits: Vec<u64>,
+    /// Versions to replay after the checkpoint.
+    pub(crate) commits: Range<u64>,
     /// The newest version.
     pub(crate) version: u64,
     /// When the store received the newest commit, in milliseconds since the epoch.
@@ -116,8 +117,6 @@ pub(crate) struct LogReader {
 
 /// How many objects of a log are fetched at a time.
 const FETCH_AT_ONCE: usize = 16;
-/// After this many new commits one by one, a listing is cheaper than asking for the next.
-const COMMITS_BEFORE_LISTING: usize = 8;
 
 impl LogReader {
     pub(crate) fn new(lake: &Lake, folder: &str) -> Self {
@@ -134,47 +133,67 @@ impl LogReader {
         if let Some(start) = hint {
             let listed = self.list_from(start).await?;
             if listed.checkpoints.first_key_value().is_some_and(|(version, _)| *version == start) {
-                return self.assemble(listed);
+                return Ok(listed.segment());
             }
             // The hint names what is not there (a checkpoint in parts, or a stale hint): look at everything.
         }
-        self.assemble(self.list_from(0).await?)
+        Ok(self.list_from(0).await?.segment())
     }
 
     /// What there is to replay without the checkpoints from `version` on.
     pub(crate) async fn segment_before(&self, version: u64) -> Result<Option<Segment>, LakeError> {
         let mut listed = self.list_from(0).await?;
         listed.checkpoints.retain(|found, _| *found < version);
-        self.assemble(listed)
+        Ok(listed.segment())
     }
 
     /// Every commit after `version`, oldest first; empty when there is none.
+    ///
+    /// All of them are fetched anyhow, so nothing is listed: on a folder that takes time with the age of the table. One
+    /// is asked for at first, since most often there is none, then as many at a time as there were already.
     pub(crate) async fn commits_after(&self, version: u64) -> Result<Vec<LogCommit>, LakeError> {
         let mut commits = Vec::new();
-        let mut next = version + 1;
-        while let Some(commit) = self.commit(next).await? {
-            commits.push(commit);
-            next += 1;
-            if commits.len() == COMMITS_BEFORE_LISTING {
-                let listed = self.list_from(next).await?;
-                let last = listed.commits.last_key_value().map_or(version, |(last, _)| *last);
-                commits.extend(self.commits((next..=last).collect()).await?);
-                next = last.max(next - 1) + 1;
+        loop {
+            let next = version + 1 + commits.len() as u64;
+            let ahead = commits.len().clamp(1, FETCH_AT_ONCE);
+            let found = self.commits_from(next, ahead).await?;
+            let is_newest = found.len() < ahead;
+            commits.extend(found);
+            if is_newest {
+                return Ok(commits);
             }
+        }
+    }
+
+    /// The next `count` commits from `first` on, or fewer where the log ends before.
+    async fn commits_from(&self, first: u64, count: usize) -> Result<Vec<LogCommit>, LakeError> {
+        let mut answers = try_join_all((first..).take(count).map(|version| self.commit(version))).await?;
+        let known = answers.iter().rposition(Option::is_some).map_or(0, |newest| newest + 1);
+        answers.truncate(known);
+        let mut commits = Vec::with_capacity(known);
+        for (version, answer) in (first..).zip(answers) {
+            commits.push(match answer {
+                Some(commit) => commit,
+                // It came between its request and that of a later one, if all is well.
+                None => self.existing(version).await?,
+            });
         }
         Ok(commits)
     }
 
-    /// The given commits, in the given order.
+    /// The given commits, oldest first.
     ///
     /// # Errors
     /// `BrokenLog` when one of them is not there.
-    pub(crate) async fn commits(&self, versions: Vec<u64>) -> Result<Vec<LogCommit>, LakeError> {
-        let fetches = versions.into_iter().map(|version| async move {
-            let missing = || LakeError::broken(&self.folder, version, "the commit is missing from the log");
-            self.commit(version).await?.ok_or_else(missing)
-        });
+    pub(crate) async fn commits(&self, versions: Range<u64>) -> Result<Vec<LogCommit>, LakeError> {
+        let fetches = versions.map(|version| self.existing(version));
         stream::iter(fetches).buffered(FETCH_AT_ONCE).try_collect().await
+    }
+
+    /// One commit that must be there, since a later one is.
+    async fn existing(&self, version: u64) -> Result<LogCommit, LakeError> {
+        let missing = || LakeError::broken(&self.folder, version, "the commit is missing, though the log goes on");
+        self.commit(version).await?.ok_or_else(missing)
     }
 
     /// One commit; `None` when there is no such version yet.
@@ -228,29 +247,6 @@ impl LogReader {
         Ok(listed)
     }
 
-    fn assemble(&self, listed: Listed) -> Result<Option<Segment>, LakeError> {
-        let checkpoint = listed.checkpoints.into_iter().next_back();
-        let first = match &checkpoint {
-            Some((version, _)) => version + 1,
-            None => 0,
-        };
-        let newest = listed.commits.last_key_value().map(|(version, modified)| (*version, *modified));
-        let Some((newest_commit, modified_ms)) = newest.or_else(|| checkpoint.as_ref().map(|(at, _)| (*at, 0))) else {
-            return Ok(None);
-        };
-        let version = newest_commit.max(first.saturating_sub(1));
-        let commits: Vec<u64> = listed.commits.range(first..).map(|(version, _)| *version).collect();
-        if let Some(missing) = (first..).zip(&commits).find_map(|(due, found)| (due != *found).then_some(due)) {
-            return Err(LakeError::broken(
-                &self.folder,
-                missing,
-                format!("the commit is missing, though the log goes on to {version}"),
-            ));
-        }
-        let checkpoint = checkpoint.map(|(version, location)| Checkpoint { version, location });
-        Ok(Some(Segment { checkpoint, commits, version, modified_ms }))
-    }
-
     fn log_path(&self, name: &str) -> Path {
         let log = Lake::folder_path(&self.folder).join("_delta_log");
         if name.is_empty() { log } else { log.join(name) }
@@ -267,6 +263,18 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
+    /// What there is to replay, from the newest checkpoint to the newest version; `None` where there is nothing.
+    fn segment(self) -> Option<Segment> {
+        let newest = self.commits.last_key_value().map(|(version, modified_ms)| (*version, *modified_ms));
+        let checkpoint = self.checkpoints.into_iter().next_back();
+        let checkpoint = checkpoint.map(|(version, location)| Checkpoint { version, location });
+        let summed_up = checkpoint.as_ref().map(|checkpoint| checkpoint.version);
+        let (newest_commit, modified_ms) = newest.or_else(|| Some((summed_up?, 0)))?;
+        let version = newest_commit.max(summed_up.unwrap_or(0));
+        let first = summed_up.map_or(0, |version| version + 1);
+        Some(Segment { checkpoint, commits: first..version + 1, version, modified_ms })
+    }
+
     fn admit(&mut self, object: ObjectMeta) {
         let Some((digits, kind)) = object.location.filename().and_then(|name| name.split_once('.')) else { return };
         if digits.len() != 20 {
@@ -323,14 +331,32 @@ mod tests {
         ])
         .await;
         let segment = reader.segment().await.unwrap().unwrap();
-        assert_eq!((segment.version, segment.commits, segment.checkpoint.is_none()), (1, vec![0, 1], true));
+        assert_eq!((segment.version, segment.commits, segment.checkpoint.is_none()), (1, 0..2, true));
     }
 
     #[tokio::test]
     async fn a_missing_commit_is_an_error_that_names_it() {
         let reader = lake_with(&["00000000000000000000.json", "00000000000000000002.json"]).await;
-        let error = reader.segment().await.unwrap_err();
+        let segment = reader.segment().await.unwrap().unwrap();
+        let error = reader.commits(segment.commits).await.unwrap_err();
         assert!(matches!(&error, LakeError::BrokenLog { version: 1, .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_commit_that_a_listing_leaves_out_is_asked_for() {
+        let reader = lake_with(&["00000000000000000000.json", "00000000000000000001.json"]).await;
+        let mut listed = reader.list_from(0).await.unwrap();
+        listed.commits.remove(&0);
+        let commits = reader.commits(listed.segment().unwrap().commits).await.unwrap();
+        assert_eq!(commits.iter().map(|commit| commit.version).collect::<Vec<_>>(), [0, 1]);
+    }
+
+    #[tokio::test]
+    async fn a_hole_ahead_of_a_reader_is_an_error_and_not_the_end() {
+        let names: Vec<String> = [0, 1, 2, 3, 4, 6].iter().map(|version| format!("{version:020}.json")).collect();
+        let reader = lake_with(&names.iter().map(String::as_str).collect::<Vec<_>>()).await;
+        let error = reader.commits_after(0).await.unwrap_err();
+        assert!(matches!(&error, LakeError::BrokenLog { version: 5, .. }), "{error}");
     }
 
     #[tokio::test]

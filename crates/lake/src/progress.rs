@@ -111,30 +111,37 @@ pub(crate) async fn replay(reader: &LogReader, wanted: Wanted) -> Result<Option<
 
 async fn replay_once(reader: &LogReader, wanted: Wanted) -> Result<Option<Replay>, LakeError> {
     let Some(mut segment) = reader.segment().await? else { return Ok(None) };
-    let base = base(reader, &mut segment, wanted).await?;
-    let commits = reader.commits(segment.commits).await?;
+    let (base, unreadable) = base(reader, &mut segment, wanted).await?;
+    let commits = match (reader.commits(segment.commits).await, unreadable) {
+        // Cleaned up, since there was a checkpoint: it is what is wrong.
+        (Err(LakeError::BrokenLog { .. }), Some(unreadable)) => return Err(unreadable),
+        (commits, _) => commits?,
+    };
     Ok(Some(Replay { version: segment.version, base, commits, modified_ms: segment.modified_ms }))
 }
 
 /// The actions of the segment's checkpoint. Where that cannot be read, the segment becomes the one from the checkpoint
-/// before it, or from version 0: what a checkpoint says, the commits up to it say too, while they are all there.
-///
-/// # Errors
-/// `BrokenLog`, about the newest checkpoint, when none can be read and commits are missing.
-async fn base(reader: &LogReader, segment: &mut Segment, wanted: Wanted) -> Result<Vec<Action>, LakeError> {
+/// before it, or from version 0: what a checkpoint says, the commits up to it say too, while they are all there. Then
+/// also what is wrong with the newest.
+async fn base(
+    reader: &LogReader,
+    segment: &mut Segment,
+    wanted: Wanted,
+) -> Result<(Vec<Action>, Option<LakeError>), LakeError> {
     let mut newest = None;
     loop {
-        let Some(checkpoint) = segment.checkpoint.clone() else { return Ok(Vec::new()) };
+        let Some(checkpoint) = segment.checkpoint.clone() else { return Ok((Vec::new(), newest)) };
         let unreadable = match checkpoint_file::read(reader, &checkpoint, wanted).await {
+            Ok(actions) => return Ok((actions, newest)),
             Err(error @ LakeError::BrokenLog { .. }) => error,
-            outcome => return outcome,
+            Err(error) => return Err(error),
         };
         let told = unreadable.to_string();
         let unreadable = newest.take().unwrap_or(unreadable);
         *segment = match reader.segment_before(checkpoint.version).await {
             // A log that goes less far than the checkpoint says is not all of it.
             Ok(Some(before)) if before.version >= segment.version => before,
-            Ok(_) | Err(LakeError::BrokenLog { .. }) => return Err(unreadable),
+            Ok(_) => return Err(unreadable),
             Err(error) => return Err(error),
         };
         newest = Some(unreadable);

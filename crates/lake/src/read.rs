@@ -98,8 +98,8 @@ impl Snapshot {
         state.into_snapshot(folder, None, replay.version, committed_ms, confirmed_ms).map(Some)
     }
 
-    /// This table at its newest version. Reads only the commits made since, one request each, one in all where there
-    /// are none; after a long sleep it reads the table anew. Cancel safe.
+    /// This table at its newest version. Reads only the commits made since, in one or two requests each, one in all
+    /// where there are none; after a long sleep it reads the table anew. Cancel safe.
     ///
     /// # Errors
     /// As [`load`](Self::load); also `Mismatch` when the table is gone.
