@@ -2,7 +2,8 @@
 //!
 //! The invariant: a row's partition values are exactly its values in Delta's text form; they are what readers use.
 //! Folder names are for people and tools that know Hive's layout; nothing is read back from them, so a long value may
-//! be cut short. An empty string is kept apart from null for our own readers; Delta itself knows only null.
+//! be cut short. An empty string is kept apart from null for our own readers; Delta itself knows only null, so the log
+//! lets a text column be null that a table is partitioned by.
 
 use std::{collections::HashMap, fmt::Write};
 

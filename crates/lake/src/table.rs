@@ -6,7 +6,7 @@
 
 use std::{collections::BTreeSet, sync::Arc};
 
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, FieldRef, Schema, SchemaRef};
 use bytes::Bytes;
 use deltalake_core::logstore::{CommitOrBytes, LogStoreRef};
 use serde_json::json;
@@ -77,6 +77,20 @@ impl TableSpec {
         };
         let fields = self.schema.fields().iter();
         fields.map(AsRef::as_ref).filter(move |field| wanted(field.name()) && has_bounds(field.data_type()))
+    }
+
+    /// The columns as the log says they are. To Delta an empty text is null where the table is partitioned by it, and a
+    /// table with a null in a column that has none cannot be opened by the library: it writes our checkpoints, and is
+    /// what others read with. So such a column may be null in the log, whatever the rows that come are held to.
+    fn declared(&self) -> Schema {
+        let declared = |field: &FieldRef| {
+            let is_text = *field.data_type() == DataType::Utf8;
+            if is_text && self.partition_by.contains(field.name()) {
+                return Arc::new(field.as_ref().clone().with_nullable(true));
+            }
+            Arc::clone(field)
+        };
+        Schema::new(self.schema.fields().iter().map(declared).collect::<Vec<_>>())
     }
 
     fn field(&self, column: &str) -> Result<&Field, LakeError> {
@@ -269,7 +283,7 @@ async fn create(lake: &Lake, spec: &TableSpec, reader: &LogReader, log: &LogStor
 
 fn first_commit(lake: &Lake, spec: &TableSpec, id: &str) -> Result<Bytes, LakeError> {
     let now_ms = lake.now_ms();
-    let schema = schema::to_delta_schema(&spec.name, &spec.schema)?;
+    let schema = schema::to_delta_schema(&spec.name, &spec.declared())?;
     let mut configuration = json!({
         "delta.appendOnly": "true",
         // The library and others would list the whole log after each commit; upkeep does it when it is time.
@@ -315,7 +329,10 @@ fn check_definition(spec: &TableSpec, head: &Head) -> Result<(), LakeError> {
     let version = head.progress.version;
     let found = schema::from_delta_schema(&spec.folder, version, &head.metadata.schema_string)?;
     let partitions = &head.metadata.partition_columns;
-    let difference = schema::difference(&spec.schema, &found).or_else(|| {
+    // Earlier builds put down the columns as the rows are held to them, and tables made by them stay as they are.
+    let is_as_held = schema::difference(&spec.schema, &found).is_none();
+    let difference = if is_as_held { None } else { schema::difference(&spec.declared(), &found) };
+    let difference = difference.or_else(|| {
         (partitions != &spec.partition_by)
             .then(|| format!("is partitioned by {partitions:?}, expected {:?}", spec.partition_by))
     });

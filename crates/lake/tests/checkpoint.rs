@@ -3,7 +3,7 @@
 use lake::{FileEntry, Lake, LakeError, Snapshot, StoreConfig, Table};
 use object_store::ObjectStoreExt;
 
-use crate::support::*;
+use crate::{files::required_city_spec, support::*};
 
 fn same(left: &Snapshot, right: &Snapshot) {
     let sorted = |snapshot: &Snapshot| {
@@ -121,6 +121,26 @@ async fn what_only_an_unreadable_checkpoint_says_is_not_taken_for_unsaid() {
     }
     let error = Snapshot::load(&lake, FOLDER).await.unwrap_err();
     assert!(matches!(&error, LakeError::BrokenLog { version: 20, .. }), "{error}");
+}
+
+#[tokio::test]
+async fn an_empty_text_that_a_table_is_partitioned_by_keeps_no_checkpoint_and_no_reader_away() {
+    let lake = Lake::memory();
+    let spec = required_city_spec();
+    let mut table = Table::open_or_create(&lake, &spec).await.unwrap().with_checkpoint_every(2);
+    for (from, city) in [(0, ""), (1, "Linz")] {
+        let mut next = commit("a", from, from + 1);
+        next.files[0].partition_values.insert("city".to_owned(), Some(city.to_owned()));
+        table.commit(next).await.unwrap();
+    }
+    let replayed = Snapshot::load(&lake, FOLDER).await.unwrap().unwrap();
+    assert!(table.checkpoint_due().unwrap().run().await.written);
+    let from_checkpoint = Snapshot::load(&lake, FOLDER).await.unwrap().unwrap();
+    same(&from_checkpoint, &replayed);
+    let mut cities = from_checkpoint.files.iter().map(|file| file.partition_values["city"].as_deref());
+    assert!(cities.any(|city| city == Some("")), "to us it is still no null");
+    assert_eq!(library_counts(&lake).await, (2, 2, 2));
+    assert_eq!(Table::open_or_create(&lake, &spec).await.unwrap().progress().version, 2);
 }
 
 #[tokio::test]

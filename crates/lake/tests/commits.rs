@@ -15,6 +15,7 @@ use serde_json::{Value, json};
 
 use crate::{
     faults::{Chances, Fault, FaultStore},
+    files::{city_spec, required_city_spec},
     support::*,
 };
 
@@ -287,6 +288,30 @@ async fn another_table_in_the_folder_is_a_clear_error() {
     partitioned.partition_by = vec!["id".to_owned()];
     let error = Table::open_or_create(&lake, &partitioned).await.unwrap_err();
     assert!(error.to_string().contains("is partitioned by [], expected [\"id\"]"), "{error}");
+}
+
+#[tokio::test]
+async fn a_table_whose_log_was_made_as_strict_as_its_rows_is_still_ours() {
+    let lake = Lake::memory();
+    let spec = required_city_spec();
+    Table::open_or_create(&lake, &spec).await.unwrap();
+    let first = lake.store().get(&commit_path(0)).await.unwrap().bytes().await.unwrap();
+    let lines = first.split(|byte| *byte == b'\n');
+    let mut lines: Vec<Value> = lines.map(|line| serde_json::from_slice(line).unwrap()).collect();
+    let metadata = lines.iter_mut().find_map(|line| line.get_mut("metaData")).unwrap();
+    let strict = lake::to_delta_schema("orders", &spec.schema).unwrap();
+    assert_ne!(metadata["schemaString"], strict);
+    metadata["schemaString"] = json!(strict);
+    let lines: Vec<String> = lines.iter().map(Value::to_string).collect();
+    lake.store().put(&commit_path(0), lines.join("\n").into()).await.unwrap();
+
+    let mut table = Table::open_or_create(&lake, &spec).await.unwrap();
+    let mut next = commit("a", 0, 1);
+    next.files[0].partition_values.insert("city".to_owned(), Some("Linz".to_owned()));
+    assert!(matches!(table.commit(next).await.unwrap(), CommitOutcome::Committed { version: 1, .. }));
+    // It does not do for rows that may have no city.
+    let error = Table::open_or_create(&lake, &city_spec(&["city"])).await.unwrap_err();
+    assert!(error.to_string().contains("column `city` of type Utf8 not null, expected Utf8"), "{error}");
 }
 
 #[tokio::test]

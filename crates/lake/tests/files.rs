@@ -36,6 +36,14 @@ pub(crate) fn city_spec(partition_by: &[&str]) -> TableSpec {
     }
 }
 
+/// Partitioned by a text that may be empty and not null.
+pub(crate) fn required_city_spec() -> TableSpec {
+    let spec = city_spec(&["city"]);
+    let fields = spec.schema.fields().iter().map(|field| field.as_ref().clone());
+    let fields = fields.map(|field| if field.name() == "city" { field.with_nullable(false) } else { field });
+    TableSpec { schema: Arc::new(Schema::new(fields.collect::<Vec<_>>())), ..spec }
+}
+
 fn batch(spec: &TableSpec, from: i64, to: i64) -> RecordBatch {
     let ids: Vec<i64> = (from..to).collect();
     let cities: StringArray = ids.iter().map(|id| CITIES[usize::try_from(*id).unwrap() % CITIES.len()]).collect();
