@@ -4,6 +4,9 @@
 //! does not reach arrow-csv in a run: there it would take the following message's bytes, or make texts that are not
 //! texts. An empty field is NULL, in every type.
 //!
+//! The parser sets memory aside for every field of every row of a batch before it reads the first, so how many rows are
+//! parsed together depends on how many fields they have, and a message with too many fields is rejected.
+//!
 //! A number beyond what its column of floats holds is read as infinite, so rows with infinite floats are looked at one by
 //! one: only their texts tell whether they say so themselves.
 
@@ -25,10 +28,16 @@ use super::{
     guarded, too_many_rows, too_many_rows_reason, with_zone,
 };
 
-use records::Record;
 pub(crate) use records::Records;
+use records::{Record, field_count};
 
 const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
+
+/// A header of more fields rejects its message.
+const MAX_FIELDS: usize = 10_000;
+/// What a parser sets aside for one field of one row, and for all of a batch.
+const FIELD_BYTES: usize = 16;
+const PARSER_BYTES: usize = 8 << 20;
 
 pub(super) struct CsvDecoder {
     shape: Shape,
@@ -93,7 +102,7 @@ impl CsvDecoder {
         let Some(layout) = group.first().map(|body| &body.layout) else { return true };
         let kept = self.wide.take().filter(|(of, _)| Arc::ptr_eq(of, layout)).map(|(_, decoder)| decoder);
         let decoder = kept.or_else(|| layout.decoder(WIDE_ROWS));
-        let Some((decoder, decoded)) = attempt(decoder, WIDE_ROWS, group) else { return false };
+        let Some((decoder, decoded)) = attempt(decoder, group) else { return false };
         self.wide = Some((Arc::clone(layout), decoder));
         append_undoubted(decoded, output)
     }
@@ -125,6 +134,11 @@ impl CsvDecoder {
         {
             return Ok(Arc::clone(layout));
         }
+        let found = field_count(header, self.shape.delimiter);
+        if found > MAX_FIELDS {
+            let reason = format!("the header has {found} fields, at most {MAX_FIELDS} are taken");
+            return Err(Verdict::new(Fault::Columns, reason));
+        }
         let names = std::str::from_utf8(header).ok().and_then(|_| fields_of(header, self.shape.delimiter));
         let names = names.ok_or_else(|| Verdict::new(Fault::Unreadable, "the header line is not readable"))?;
         let names: Vec<_> = names.iter().map(|name| name.trim()).collect();
@@ -140,12 +154,14 @@ impl Layout {
         let mut fields: Vec<Arc<Field>> = Vec::with_capacity(names.len());
         let mut projection = Vec::new();
         let mut columns = vec![None; shape.schema.fields().len()];
+        // One for all: a short header may have thousands of them.
+        let unknown = Arc::new(Field::new("", DataType::Utf8, true));
         for (place, &name) in names.iter().enumerate() {
             let Some((column, field)) = shape.reading.fields().find(name) else {
                 if shape.reject_unknown {
                     return Err(Verdict::unknown(name));
                 }
-                fields.push(Arc::new(Field::new(name, DataType::Utf8, true)));
+                fields.push(Arc::clone(&unknown));
                 continue;
             };
             if columns[column].is_some() {
@@ -187,10 +203,11 @@ impl Layout {
         Ok(())
     }
 
-    fn decoder(&self, rows: usize) -> Option<RecordDecoder> {
+    /// A parser of at most so many rows in a batch, fewer where they have many fields.
+    fn decoder(&self, most_rows: usize) -> Option<RecordDecoder> {
         let mut decoder = ReaderBuilder::new(Arc::clone(&self.fields))
             .with_delimiter(self.delimiter)
-            .with_batch_size(rows)
+            .with_batch_size(rows_at_once(self.fields.fields().len(), most_rows))
             .with_projection(self.projection.clone())
             .build_decoder();
         // The parser drops a byte order mark from the first bytes it sees; messages must not differ by being first.
@@ -213,13 +230,15 @@ impl Layout {
         if std::str::from_utf8(record).is_err() {
             return Verdict::new(Fault::Unreadable, "the row is not valid UTF-8");
         }
-        let Some(values) = fields_of(record, self.delimiter) else {
-            return Verdict::new(Fault::Syntax, "the row is not readable as CSV");
-        };
-        let (found, expected) = (values.len(), self.fields.fields().len());
+        // Counted before they are taken apart: a row may have millions of fields.
+        let (found, expected) = (field_count(record, self.delimiter), self.fields.fields().len());
         if found != expected {
             return Verdict::new(Fault::Columns, format!("expected {expected} fields, found {found}"));
         }
+        let values = fields_of(record, self.delimiter).filter(|values| values.len() == expected);
+        let Some(values) = values else {
+            return Verdict::new(Fault::Syntax, "the row is not readable as CSV");
+        };
         for &place in &self.projection {
             let (field, value) = (self.fields.field(place), &values[place]);
             if value.is_empty() && !field.is_nullable() {
@@ -270,6 +289,11 @@ fn finished(column: &ArrayRef, data_type: &DataType) -> Option<ArrayRef> {
     (decimals.null_count() == column.null_count()).then(|| Arc::new(decimals) as ArrayRef)
 }
 
+/// How many rows of so many fields are parsed together.
+fn rows_at_once(fields: usize, most: usize) -> usize {
+    (PARSER_BYTES / (FIELD_BYTES * fields.max(1))).clamp(1, most)
+}
+
 fn readable_from_text(data_type: &DataType) -> bool {
     matches!(
         data_type,
@@ -303,7 +327,7 @@ fn decode_narrowly(group: &[Body<'_>], output: &mut Decoded) {
 
 fn attempt_narrow(group: &[Body<'_>], output: &mut Decoded) -> bool {
     let Some(layout) = group.first().map(|body| &body.layout) else { return true };
-    let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), NARROW_ROWS, group) else { return false };
+    let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), group) else { return false };
     append_undoubted(decoded, output)
 }
 
@@ -323,7 +347,7 @@ fn has_infinite(decoded: &Decoded) -> bool {
 /// Decodes a single record.
 fn decode_record(body: &Body<'_>) -> Result<Decoded, Verdict> {
     let (layout, record) = (&body.layout, &body.message.payload[body.bytes.clone()]);
-    let Some((_, decoded)) = attempt(layout.decoder(NARROW_ROWS), NARROW_ROWS, std::slice::from_ref(body)) else {
+    let Some((_, decoded)) = attempt(layout.decoder(1), std::slice::from_ref(body)) else {
         return Err(layout.judge(record));
     };
     match has_infinite(&decoded).then(|| layout.judge_floats(record)).flatten() {
@@ -333,12 +357,13 @@ fn decode_record(body: &Body<'_>) -> Result<Decoded, Verdict> {
 }
 
 /// Decodes messages of one layout as one; `None` on any fault.
-fn attempt(decoder: Option<RecordDecoder>, rows: usize, group: &[Body<'_>]) -> Option<(RecordDecoder, Decoded)> {
+fn attempt(decoder: Option<RecordDecoder>, group: &[Body<'_>]) -> Option<(RecordDecoder, Decoded)> {
     let layout = Arc::clone(&group.first()?.layout);
     guarded(|| {
-        let decoded = Decoded::default();
-        let mut feeder =
-            Feeder { decoder: decoder?, layout, max_rows: rows, offsets: Vec::new(), flushed_rows: 0, decoded };
+        let (decoder, decoded) = (decoder?, Decoded::default());
+        // It is new or has just been flushed, so this is all it holds.
+        let max_rows = decoder.capacity();
+        let mut feeder = Feeder { decoder, layout, max_rows, offsets: Vec::new(), flushed_rows: 0, decoded };
         group.iter().all(|body| feeder.feed_body(body)).then_some(())?;
         feeder.finish()
     })
@@ -473,4 +498,20 @@ fn fields_of(record: &[u8], delimiter: u8) -> Option<Vec<String>> {
         .from_reader(record);
     let fields = reader.records().next()?.ok()?;
     Some(fields.iter().map(str::to_owned).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rows_parsed_together_take_the_same_memory_however_many_fields_they_have() {
+        assert_eq!(rows_at_once(0, WIDE_ROWS), WIDE_ROWS);
+        assert_eq!(rows_at_once(16, WIDE_ROWS), WIDE_ROWS);
+        assert_eq!(rows_at_once(100, WIDE_ROWS), 5242);
+        assert_eq!(rows_at_once(MAX_FIELDS, WIDE_ROWS), 52);
+        assert_eq!(rows_at_once(MAX_FIELDS, NARROW_ROWS), 52);
+        assert_eq!(rows_at_once(MAX_FIELDS, 1), 1);
+        assert_eq!(rows_at_once(usize::MAX / FIELD_BYTES, WIDE_ROWS), 1, "a row of any width can be parsed");
+    }
 }

@@ -354,6 +354,34 @@ fn a_header_at_fault_rejects_its_message_and_no_other() {
 }
 
 #[test]
+fn a_csv_header_of_thousands_of_names_is_taken_and_one_of_too_many_rejects_its_message() {
+    let table = |names: usize, rows: usize| {
+        let unknown: String = (1..names).map(|name| format!("c{name},")).collect();
+        let rows: String = (1..=rows).map(|id| format!("{}{id}\n", ",".repeat(names - 1))).collect();
+        format!("{unknown}id\n{rows}")
+    };
+    // More rows than are parsed together where they are that wide.
+    let wide = table(9_000, 130);
+    let bad_row = format!("{wide}{}x\n", ",".repeat(8_999));
+    let run = messages(&[wide.as_str(), &table(10_001, 2), "id\n3\n", &bad_row]);
+    let decoded = decode(&csv(true), &run);
+    let all = |offset: i64| (1..=130).map(move |id| (offset, id));
+    assert_eq!(ids(&decoded), all(10).chain([(30, 3)]).chain(all(40)).collect::<Vec<_>>());
+    let [header, row] = &decoded.rejected[..] else { panic!("{} rejected", decoded.rejected.len()) };
+    assert_eq!((header.offset, header.fault, &header.bytes), (20, Fault::Columns, &run[1].payload));
+    assert_eq!(header.reason, "the header has 10001 fields, at most 10000 are taken");
+    assert_eq!((row.offset, row.row, row.line, row.column.as_deref()), (40, 130, Some(132), Some("id")));
+}
+
+#[test]
+fn a_csv_row_of_very_many_fields_is_alone_in_its_fate() {
+    let row = format!("{}\"a,b\"", ",".repeat(1_000_000));
+    let decoded = decode(&csv(true), &messages(&[format!("id\n1\n{row}\n2\n")]));
+    assert_eq!(ids(&decoded), [(10, 1), (10, 2)]);
+    assert_eq!(only_reject(&decoded).reason, "expected 1 fields, found 1000001");
+}
+
+#[test]
 fn a_bad_csv_row_is_alone_in_its_fate() {
     for (bad, column, fault) in [
         ("x,1.5,a,", Some("id"), Fault::Value),

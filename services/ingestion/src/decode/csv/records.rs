@@ -1,7 +1,7 @@
 //! Where the records of a CSV text begin and end.
 //!
 //! The invariant: records are walked exactly as arrow-csv's own parser walks them, so a cut between two of them changes
-//! neither. HTTP cuts bodies here. Deliberately absent: fields and their values.
+//! neither. HTTP cuts bodies here. Deliberately absent: the values of fields; only how many there are is told.
 
 use std::ops::Range;
 
@@ -32,6 +32,29 @@ enum State {
     QuoteInQuoted,
 }
 
+impl State {
+    /// The state after a byte that ends no record.
+    fn after(self, byte: u8, delimiter: u8) -> Self {
+        match (self, byte) {
+            (Self::Quoted, b'"') => Self::QuoteInQuoted,
+            (Self::Quoted, _) => Self::Quoted,
+            (Self::QuoteInQuoted | Self::FieldStart, b'"') => Self::Quoted,
+            (_, byte) if byte == delimiter => Self::FieldStart,
+            _ => Self::Bare,
+        }
+    }
+}
+
+/// How many fields a record has.
+pub(super) fn field_count(record: &[u8], delimiter: u8) -> usize {
+    let (mut state, mut delimiters) = (State::FieldStart, 0);
+    for &byte in record {
+        state = state.after(byte, delimiter);
+        delimiters += usize::from(state == State::FieldStart);
+    }
+    delimiters + 1
+}
+
 impl<'a> Records<'a> {
     pub(crate) fn new(bytes: &'a [u8], at: usize, delimiter: u8) -> Self {
         Self { bytes, at, delimiter, line_by_line: false }
@@ -45,13 +68,7 @@ impl<'a> Records<'a> {
             if line_break && (state != State::Quoted || self.line_by_line) {
                 return (place + 1, state != State::Quoted);
             }
-            state = match (state, byte) {
-                (State::Quoted, b'"') => State::QuoteInQuoted,
-                (State::Quoted, _) => State::Quoted,
-                (State::QuoteInQuoted | State::FieldStart, b'"') => State::Quoted,
-                (_, byte) if byte == self.delimiter => State::FieldStart,
-                _ => State::Bare,
-            };
+            state = state.after(byte, self.delimiter);
         }
         (self.bytes.len(), state != State::Quoted)
     }
