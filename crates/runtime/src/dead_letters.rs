@@ -19,8 +19,9 @@ use crate::channel_writer::Rows;
 /// Longest stretch of bytes in one row: two fit a message with room for the rest.
 const MAX_PART_BYTES: usize = 400 << 10;
 
-/// Longest reason: it is repeated in every row of a letter, and a library may quote the whole value in it.
-const MAX_REASON_BYTES: usize = 1 << 10;
+/// Longest reason, and longest name of a column: they are repeated in every row of a letter, a library may quote the
+/// whole value in a reason, and a column that is not declared is named by whoever sent it.
+const MAX_WORDS_BYTES: usize = 1 << 10;
 
 /// One row (or message) that cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,11 +50,12 @@ pub(crate) fn letters_in(rows: &RecordBatch) -> u64 {
     parts.map_or(0, |parts| parts.values().iter().filter(|&&part| part == 0).count() as u64)
 }
 
-fn shortened(reason: &str) -> Cow<'_, str> {
-    if reason.len() <= MAX_REASON_BYTES {
-        return Cow::Borrowed(reason);
+/// The first `max_bytes` of a text and `…`, or all of a text that is not longer. Cuts between characters.
+pub fn shortened(text: &str, max_bytes: usize) -> Cow<'_, str> {
+    if text.len() <= max_bytes {
+        return Cow::Borrowed(text);
     }
-    Cow::Owned(format!("{}…", &reason[..reason.floor_char_boundary(MAX_REASON_BYTES)]))
+    Cow::Owned(format!("{}…", &text[..text.floor_char_boundary(max_bytes)]))
 }
 
 /// Builds rows of a rejected channel.
@@ -105,8 +107,8 @@ impl DeadLetters {
         self.partition.append_value(i32::try_from(letter.partition).unwrap_or(i32::MAX));
         self.offset.append_value(i64::try_from(letter.offset).unwrap_or(i64::MAX));
         self.line.append_option(letter.line.and_then(|line| i32::try_from(line).ok()));
-        self.column.append_option(letter.column.as_deref());
-        self.reason.append_value(shortened(&letter.reason));
+        self.column.append_option(letter.column.as_deref().map(|column| shortened(column, MAX_WORDS_BYTES)));
+        self.reason.append_value(shortened(&letter.reason, MAX_WORDS_BYTES));
         self.bytes.append_value(bytes);
         self.part.append_value(part);
         let produced_at = self.produced_at.get_or_insert_default();
@@ -137,6 +139,33 @@ mod tests {
     use arrow::array::AsArray as _;
 
     use super::*;
+
+    #[test]
+    fn a_text_is_shortened_between_characters_and_says_so() {
+        assert_eq!(shortened("whole", 5), "whole");
+        assert_eq!(shortened("whole", 4), "whol…");
+        assert_eq!(shortened("aéé", 4), "aé…");
+        assert_eq!(shortened("é", 0), "…");
+    }
+
+    #[test]
+    fn words_of_any_length_leave_a_letter_smaller_than_a_message() {
+        let letter = DeadLetter {
+            topic: "t".into(),
+            partition: 0,
+            offset: 0,
+            line: None,
+            column: Some("é".repeat(300_000)),
+            reason: "x".repeat(600_000),
+            bytes: vec![0; MAX_PART_BYTES].into(),
+            produced_at_ms: 0,
+        };
+        let rows = DeadLetters::rows(&[letter]).unwrap().unwrap();
+        let encoded = batch::encode_stream(&rows.batch, batch::Compression::None).unwrap();
+        assert!(encoded.len() < MAX_PART_BYTES + (16 << 10), "{} bytes", encoded.len());
+        let column = rows.batch.column_by_name("column").unwrap().as_string::<i32>();
+        assert!(column.value(0).starts_with('é') && column.value(0).ends_with('…'));
+    }
 
     #[test]
     fn bytes_too_long_for_a_row_continue_in_the_next() {

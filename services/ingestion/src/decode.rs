@@ -30,7 +30,7 @@ use arrow::{
 };
 use bytes::Bytes;
 use pipeline::{Format, SourceStage, UnknownColumns};
-use runtime::row_limits::RowLimits;
+use runtime::{dead_letters::shortened, row_limits::RowLimits};
 use topics::Message;
 
 use self::{arrow_stream::ArrowDecoder, csv::CsvDecoder, json::JsonDecoder};
@@ -50,8 +50,8 @@ const MAX_MESSAGE_BYTES: usize = 64 << 20;
 const KEPT_BYTES: usize = 1 << 20;
 /// Messages (or rows) tried together once a run has failed.
 const NARROW_ROWS: usize = 64;
-/// A reason is for people; it does not repeat a whole row.
-const MAX_REASON_BYTES: usize = 400;
+/// A reason, like the name of a column, is for people; it does not repeat a whole row.
+const MAX_WORDS_BYTES: usize = 400;
 
 /// What a run of messages came to.
 #[derive(Debug, Default)]
@@ -304,11 +304,12 @@ pub(crate) struct Verdict {
 
 impl Verdict {
     fn new(fault: Fault, reason: impl Into<String>) -> Self {
-        Self { fault, column: None, reason: shorten(reason.into()) }
+        let reason: String = reason.into();
+        Self { fault, column: None, reason: in_short(&reason) }
     }
 
     fn of_column(fault: Fault, column: &str, reason: impl Into<String>) -> Self {
-        Self { column: Some(column.to_owned()), ..Self::new(fault, reason) }
+        Self { column: Some(in_short(column)), ..Self::new(fault, reason) }
     }
 
     fn missing(column: &str) -> Self {
@@ -350,12 +351,8 @@ fn with_zone(column: &ArrayRef, wanted: &DataType) -> ArrayRef {
     }
 }
 
-fn shorten(mut reason: String) -> String {
-    if reason.len() > MAX_REASON_BYTES {
-        reason.truncate(reason.floor_char_boundary(MAX_REASON_BYTES));
-        reason.push('…');
-    }
-    reason
+fn in_short(words: &str) -> String {
+    shortened(words, MAX_WORDS_BYTES).into_owned()
 }
 
 fn is_huge(message: &Message) -> bool {

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use bytes::Bytes;
+use runtime::dead_letters::shortened;
 use topics::{Headers, Message};
 
 /// The HTTP header, and what it looks like.
@@ -65,14 +66,14 @@ impl Key {
         let text = text.trim();
         // The quotes that the draft of the header asks for.
         let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
-        let shape = || KeyFault::Shape { found: shorten(text) };
+        let shape = || KeyFault::Shape { found: in_short(text) };
         let (producer, sequence) = text.rsplit_once(':').ok_or_else(shape)?;
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-:/@+".contains(&byte);
         if producer.is_empty() || producer.len() > MAX_PRODUCER_BYTES || !producer.bytes().all(plain) {
-            return Err(KeyFault::Producer { found: shorten(text) });
+            return Err(KeyFault::Producer { found: in_short(text) });
         }
         let sequence = number(sequence).filter(|&sequence| sequence < SEQUENCE_END);
-        let sequence = sequence.ok_or_else(|| KeyFault::Sequence { found: shorten(text) })?;
+        let sequence = sequence.ok_or_else(|| KeyFault::Sequence { found: in_short(text) })?;
         Ok(Self { producer: producer.to_owned(), sequence })
     }
 
@@ -108,7 +109,7 @@ impl Stretch {
             let sound = range.end <= total && (range.start < range.end || total == 0);
             sound.then_some(Self { unit, range, total })
         };
-        parsed().ok_or_else(|| KeyFault::Range { found: shorten(text) })
+        parsed().ok_or_else(|| KeyFault::Range { found: in_short(text) })
     }
 
     pub(crate) fn length(&self) -> u64 {
@@ -144,8 +145,8 @@ fn number(text: &str) -> Option<u64> {
     text.bytes().all(|byte| byte.is_ascii_digit()).then(|| text.parse().ok()).flatten()
 }
 
-fn shorten(text: &str) -> String {
-    text.chars().take(2 * MAX_PRODUCER_BYTES).collect()
+fn in_short(text: &str) -> String {
+    shortened(text, 2 * MAX_PRODUCER_BYTES).into_owned()
 }
 
 /// FNV-1a with a last mix: which partition a producer has is part of what is stored, so it never changes.

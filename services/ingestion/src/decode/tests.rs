@@ -247,6 +247,25 @@ fn unknown_columns_are_ignored_or_rejected_by_name() {
 }
 
 #[test]
+fn an_unknown_column_of_any_length_is_named_in_short() {
+    let name = "é".repeat(300_000);
+    let json_row = format!(r#"{{"id":1,"{name}":2}}"#);
+    let csv_rows = format!("id,{name}\n1,2\n");
+    let column: ArrayRef = Arc::new(Int64Array::from(vec![2]));
+    let stream = arrow_message(vec![("id", ints(vec![Some(1)])), (name.as_str(), column)]);
+    for (format, message) in
+        [(Format::Json, Bytes::from(json_row)), (Format::Csv, Bytes::from(csv_rows)), (Format::Arrow, stream)]
+    {
+        let decoded = decode(&strict(format), &messages(&[&message[..]]));
+        let reject = only_reject(&decoded);
+        let column = reject.column.as_deref().unwrap();
+        assert!(column.starts_with('é') && column.ends_with('…'), "{format:?}");
+        assert!(column.len() < 500 && reject.reason.len() < 500, "{format:?}");
+        assert_eq!(reject.bytes, message);
+    }
+}
+
+#[test]
 fn deep_nesting_is_a_rejected_row_not_a_dead_process() {
     let deep = |depth: usize| format!(r#"{{"id":{}{}}}"#, "[".repeat(depth), "]".repeat(depth));
     for depth in [64, 127, 200, 200_000] {
