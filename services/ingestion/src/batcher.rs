@@ -20,7 +20,7 @@ use topics::{Message, TopicName};
 use crate::{
     decode::{Decoded, Part, RejectedRow},
     reject::letters,
-    worker::TRACEPARENT,
+    worker::{MAX_TRACEPARENT_BYTES, TRACEPARENT},
 };
 
 /// When a run is large or old enough.
@@ -212,10 +212,11 @@ pub(crate) fn is_fruitless(stretch: &Stretch) -> bool {
     stretch.data.batch.num_rows() == 0 && stretch.rejected.is_none()
 }
 
-/// The trace a message came with.
+/// The trace a message came with. One of any length would make messages that no log takes.
 pub(crate) fn traceparent(message: &Message) -> Option<String> {
     let (_, value) = message.headers.iter().find(|(name, _)| name.eq_ignore_ascii_case(TRACEPARENT))?;
-    std::str::from_utf8(value).ok().map(str::to_owned)
+    let sound = value.len() <= MAX_TRACEPARENT_BYTES;
+    std::str::from_utf8(value).ok().filter(|_| sound).map(str::to_owned)
 }
 
 /// Parts that end between units. Only a unit with very many rows is copied.
@@ -239,6 +240,31 @@ fn join(schema: &SchemaRef, mut group: Vec<Part>) -> Result<Part, ArrowError> {
             group.extend(last);
             let batch = concat_batches(schema, group.iter().map(|part| &part.batch))?;
             Ok(Part { batch, offsets: group.into_iter().flat_map(|part| part.offsets).collect() })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_trace_longer_than_any_is_not_passed_on() {
+        let trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let long = "x".repeat(2 << 20);
+        let longest = &long[..MAX_TRACEPARENT_BYTES];
+        for (value, expected) in [
+            (trace.as_bytes(), Some(trace)),
+            (longest.as_bytes(), Some(longest)),
+            (&long.as_bytes()[..=MAX_TRACEPARENT_BYTES], None),
+            (long.as_bytes(), None),
+            (&b"\xff"[..], None),
+        ] {
+            let headers = vec![("Traceparent".to_owned(), Bytes::copy_from_slice(value))];
+            let message = Message { offset: 0, timestamp_ms: 0, key: None, payload: Bytes::new(), headers };
+            assert_eq!(traceparent(&message).as_deref(), expected, "{} bytes", value.len());
         }
     }
 }

@@ -52,7 +52,7 @@ use crate::{
     decode::{CONTENT_TYPE, Encoding},
     keys::{HTTP_KEY, Key, KeyFault},
     metrics,
-    worker::TRACEPARENT,
+    worker::{MAX_TRACEPARENT_BYTES, TRACEPARENT},
 };
 
 /// How long a request waits for its rows to be durable: less than clients and proxies wait for an answer.
@@ -157,7 +157,7 @@ fn send_span(pipeline: &str, source: &str) -> Span {
 /// What messages of this request carry: the request's own span, or where none is recorded what the client sent.
 fn trace_of(headers: &HeaderMap) -> Option<Bytes> {
     let own = telemetry::current_traceparent().map(Bytes::from);
-    let given = headers.get(TRACE_HEADER).filter(|trace| trace.len() <= 128);
+    let given = headers.get(TRACE_HEADER).filter(|trace| trace.len() <= MAX_TRACEPARENT_BYTES);
     own.or_else(|| given.map(|trace| Bytes::copy_from_slice(trace.as_bytes())))
 }
 

@@ -35,6 +35,8 @@ use crate::{
 
 /// The header a request's trace context travels in, in HTTP as in messages.
 pub(crate) const TRACEPARENT: &str = "traceparent";
+/// Twice what the standard's own takes; a longer one is not passed on, since it counts in every message it leads to.
+pub(crate) const MAX_TRACEPARENT_BYTES: usize = 128;
 
 /// A run takes about this many times its payload while it is decoded and written.
 const RUN_FACTOR: usize = 4;
