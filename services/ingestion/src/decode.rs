@@ -18,6 +18,7 @@ mod json;
 mod unstorable;
 
 use std::{
+    ops::Range,
     panic::{AssertUnwindSafe, catch_unwind},
     sync::Arc,
 };
@@ -236,7 +237,7 @@ impl Decoder {
             self.decode_alike(encoding, group, &mut output);
             rest = after;
         }
-        unstorable::reject(&mut output, run, &self.limits);
+        unstorable::reject(&mut output, run, &self.limits, &|message: &Message| self.rows_of(message));
         output.parts = merge_small(&self.schema, output.parts);
         output
     }
@@ -246,6 +247,15 @@ impl Decoder {
             Encoding::Json { lines } => self.json.decode(group, lines, output),
             Encoding::Csv { header } => self.csv.decode(group, header, output),
             Encoding::Arrow => self.arrow.decode(group, output),
+        }
+    }
+
+    /// Where the rows of a message stand, good and bad; `None` for one that is no text.
+    fn rows_of(&self, message: &Message) -> Option<Vec<RowText>> {
+        match self.encoding_of(message) {
+            Encoding::Json { lines } => Some(json::rows_of(&message.payload, lines)),
+            Encoding::Csv { header } => Some(self.csv.rows_of(&message.payload, header)),
+            Encoding::Arrow => None,
         }
     }
 
@@ -294,6 +304,13 @@ impl Decoded {
     }
 }
 
+/// Where a row stands in a message of text.
+struct RowText {
+    bytes: Range<usize>,
+    /// The line it begins on, from 1.
+    line: u32,
+}
+
 /// Why a row is bad.
 #[derive(Clone, Debug)]
 pub(crate) struct Verdict {
@@ -319,6 +336,12 @@ impl Verdict {
     fn unknown(column: &str) -> Self {
         let reason = format!("column `{column}` is not declared, and the source has unknown_columns = 'reject'");
         Self::of_column(Fault::Columns, column, reason)
+    }
+
+    /// A row that is no text is kept as a stream of its own, which repeats the schema, and all of its dictionaries.
+    fn too_much_rejected() -> Self {
+        let reason = "so many rows are rejected that one by one they would take too many bytes; send smaller messages";
+        Self::new(Fault::TooLarge, reason)
     }
 }
 

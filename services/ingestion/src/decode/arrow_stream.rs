@@ -105,7 +105,7 @@ impl ArrowDecoder {
         let good = good_rows(batch.num_rows(), &faults);
         for (row, verdict) in faults {
             let bytes = one_row(batch, row);
-            *room = room.checked_sub(bytes.len()).ok_or_else(too_much_rejected)?;
+            *room = room.checked_sub(bytes.len()).ok_or_else(Verdict::too_much_rejected)?;
             let place = first_row + row;
             decoded.reject(message, place, u32::try_from(place + 1).ok(), verdict, bytes);
         }
@@ -312,12 +312,6 @@ fn unfolds_too_far(limits: &Limits) -> Verdict {
         "without dictionaries, runs and views the message takes more than the {} bytes it may; send smaller ones",
         limits.max_bytes
     );
-    Verdict::new(Fault::TooLarge, reason)
-}
-
-/// A row alone repeats its schema, and all of its dictionaries.
-fn too_much_rejected() -> Verdict {
-    let reason = "so many rows are rejected that one by one they would take too many bytes; send smaller messages";
     Verdict::new(Fault::TooLarge, reason)
 }
 

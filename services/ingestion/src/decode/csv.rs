@@ -23,7 +23,7 @@ use bytes::Bytes;
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS, decimals,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, RowText, Shape, Verdict, WIDE_ROWS, decimals,
     exact_numbers::{float_fault, has_outermost},
     guarded, too_many_rows, too_many_rows_reason, with_zone,
 };
@@ -116,7 +116,7 @@ impl CsvDecoder {
         if !self.shape.delimiter.is_ascii() {
             return Err(Verdict::new(Fault::Unreadable, "the source's delimiter is not an ASCII character"));
         }
-        let start = if payload.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 };
+        let start = text_start(payload);
         if !header {
             let layout = self.declared.clone()?;
             return Ok(Body { message, bytes: start..payload.len(), layout });
@@ -126,6 +126,17 @@ impl CsvDecoder {
         };
         let layout = self.layout_of(&payload[record.bytes.clone()])?;
         Ok(Body { message, bytes: record.bytes.end..payload.len(), layout })
+    }
+
+    /// Where the rows of a message stand, good and bad.
+    pub(super) fn rows_of(&self, payload: &[u8], header: bool) -> Vec<RowText> {
+        let (mut start, delimiter) = (text_start(payload), self.shape.delimiter);
+        if header {
+            start = Records::new(payload, start, delimiter).next().map_or(payload.len(), |header| header.bytes.end);
+        }
+        let mut lines = LineCounter::new(payload);
+        let row = |record: Record| RowText { line: lines.at(record.bytes.start), bytes: record.bytes };
+        Records::new(payload, start, delimiter).map(row).collect()
     }
 
     fn layout_of(&mut self, header: &[u8]) -> Result<Arc<Layout>, Verdict> {
@@ -280,6 +291,11 @@ impl Layout {
         });
         decoded.is_none()
     }
+}
+
+/// Where the text begins, behind a byte order mark.
+fn text_start(payload: &[u8]) -> usize {
+    if payload.starts_with(BYTE_ORDER_MARK) { BYTE_ORDER_MARK.len() } else { 0 }
 }
 
 /// A column as it was read, in its declared type; `None` where a text is no decimal of it.

@@ -18,7 +18,7 @@ use arrow::{
 use topics::Message;
 
 use super::{
-    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, Shape, Verdict, WIDE_ROWS,
+    BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, RowText, Shape, Verdict, WIDE_ROWS,
     exact_numbers::{ExactNumbers, has_outermost},
     guarded, too_many_rows, too_many_rows_reason,
 };
@@ -232,6 +232,12 @@ impl JsonDecoder {
         let shown = fields.iter().find(|field| !field.is_nullable() && text.ends_with(&field.to_string()));
         shown.map(|field| field.name().clone())
     }
+}
+
+/// Where the rows of a message stand, good and bad.
+pub(super) fn rows_of(payload: &[u8], lines: bool) -> Vec<RowText> {
+    let row = |segment: Segment| RowText { bytes: segment.bytes, line: segment.line };
+    segments(payload, lines).into_iter().map(row).collect()
 }
 
 fn column_fails(field: &FieldRef, row: &[u8]) -> bool {

@@ -2,8 +2,8 @@
 
 use arrow::{
     array::{
-        Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int8Array, LargeStringArray, ListArray,
-        RunArray, StructArray,
+        Array, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int8Array, LargeStringArray,
+        ListArray, RunArray, StructArray,
     },
     buffer::OffsetBuffer,
     datatypes::{Int8Type, Int32Type},
@@ -235,5 +235,82 @@ fn rows_rejected_one_by_one_do_not_each_keep_a_large_dictionary() {
         assert_eq!(decoded.rejected.len(), rejected);
         let whole = decoded.rejected[0].bytes == run[0].payload;
         assert_eq!((decoded.rejected[0].fault == Fault::TooLarge, whole), (rejected == 1, rejected == 1));
+    }
+}
+
+/// A source of ids whose table is divided by a day.
+fn by_day(format: Format) -> SourceStage {
+    let mut source = source_of(format, vec![("day", DataType::Date32)]);
+    source.spec.options.partition_by = vec!["day".to_owned()];
+    source
+}
+
+/// A day that no partition can be named after.
+const NO_DAY: i32 = 20_240_229;
+
+#[test]
+fn a_row_that_cannot_be_stored_is_kept_as_it_came_with_its_line() {
+    let unstorable = format!("{{ \"id\":2, \"day\":{NO_DAY} }}");
+    let lines = format!("{{\"id\":1,\"day\":1}}\n{{\"id\":\"x\"}}\n\n{unstorable}\nbad\n{{\"id\":3}}{unstorable}\n");
+    let run = messages(&["{\"id\":0}", lines.as_str(), unstorable.as_str(), "{\"id\":4}"]);
+    let mut decoder = Decoder::new(&by_day(Format::Json), LIMIT);
+    let expected = [
+        (20, 1, Some(2), "{\"id\":\"x\"}"),
+        (20, 2, Some(4), unstorable.as_str()),
+        (20, 3, Some(5), "bad"),
+        (20, 5, Some(6), unstorable.as_str()),
+        (30, 0, Some(1), unstorable.as_str()),
+    ];
+    for size in [1, run.len()] {
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for some in run.chunks(size) {
+            let decoded = decoder.decode(some);
+            good.extend(ids(&decoded));
+            bad.extend(decoded.rejected);
+        }
+        assert_eq!(good, [(10, 0), (20, 1), (20, 3), (40, 4)]);
+        let bad = bad.iter().map(|row| (row.offset, row.row, row.line, std::str::from_utf8(&row.bytes).unwrap()));
+        assert_eq!(bad.collect::<Vec<_>>(), expected);
+    }
+}
+
+#[test]
+fn a_csv_row_that_cannot_be_stored_is_kept_as_it_came_with_its_line() {
+    let long = format!("2,,{},\n", "x".repeat(5_000));
+    let text = format!("\u{feff}id,amount,note,at\n1,,\"a\nb\",\nx,,,\n{long}3,,,\n");
+    let decoded = Decoder::new(&csv(true), 8_000).decode(&messages(&[text]));
+    assert_eq!(ids(&decoded), [(10, 1), (10, 3)]);
+    let bad = decoded.rejected.iter().map(|row| (row.row, row.line, std::str::from_utf8(&row.bytes).unwrap()));
+    assert_eq!(bad.collect::<Vec<_>>(), [(1, Some(4), "x,,,\n"), (2, Some(5), long.as_str())]);
+}
+
+#[test]
+fn arrow_rows_that_cannot_be_stored_are_kept_one_by_one_or_with_their_message() {
+    let source = by_day(Format::Arrow);
+    let days = |days: Vec<i32>| -> ArrayRef { Arc::new(Date32Array::from(days)) };
+    let batch = |rows: Vec<i32>| {
+        let ids = ints((0..rows.len() as i64).map(Some).collect());
+        RecordBatch::try_from_iter([("id", ids), ("day", days(rows))]).unwrap()
+    };
+    let few = stream_of(&[batch(vec![1, NO_DAY]), batch(vec![NO_DAY, 2])]);
+    let many = stream_of(&[batch(vec![1; 10]), batch(vec![NO_DAY; 20_000]), batch(vec![1; 10])]);
+    let one = stream_of(&[batch(vec![NO_DAY])]);
+    let run = messages(&[few, many, one, stream_of(&[batch(vec![3])])]);
+    for size in [1, run.len()] {
+        let mut decoder = Decoder::new(&source, LIMIT);
+        let (mut good, mut bad) = (Vec::new(), Vec::new());
+        for some in run.chunks(size) {
+            let decoded = decoder.decode(some);
+            good.extend(ids(&decoded));
+            bad.extend(decoded.rejected);
+        }
+        assert_eq!(good, [(10, 0), (10, 1), (40, 0)]);
+        let places: Vec<_> = bad.iter().map(|row| (row.offset, row.row, row.line, row.fault)).collect();
+        let value = Fault::Value;
+        let whole = (20, 0, None, Fault::TooLarge);
+        assert_eq!(places, [(10, 1, Some(2), value), (10, 2, Some(3), value), whole, (30, 0, Some(1), value)]);
+        let alone = decode_stream_of(&bad[1].bytes);
+        assert_eq!((alone.num_rows(), bad[1].column.as_deref()), (1, Some("day")));
+        assert_eq!((&bad[2].bytes, &bad[3].bytes), (&run[1].payload, &run[2].payload), "as they came");
     }
 }
