@@ -3,7 +3,7 @@
 //! The invariant: a number with more decimals or digits than its column holds is no value of it, and no text is a panic.
 //! The parsers of the libraries cut such a number off (JSON, CSV) or round it (Arrow), and their counts of digits and
 //! exponents overflow. Arrow takes the word of a sender for how many digits its decimals have; Parquet cuts the bits off.
-//! Deliberately absent: numbers of JSON, which arrow-json parses by itself; see `exact_numbers`.
+//! Deliberately absent: which numbers of JSON need this, since arrow-json parses them by itself; see `exact_numbers`.
 
 use std::sync::Arc;
 
@@ -48,6 +48,11 @@ fn from_text(text: &str, precision: u8, scale: i8) -> Option<i128> {
     Some(number.value? * 10_i128.pow(zeros))
 }
 
+/// A text as a whole number; `None` where it is none, or one of more digits than a decimal may have.
+pub(super) fn whole(text: &str) -> Option<i128> {
+    from_text(text, MOST_DIGITS as u8, 0)
+}
+
 /// Why a text is no decimal of the column, if it is none.
 pub(super) fn fault(text: &str, precision: u8, scale: i8) -> Option<String> {
     match from_text(text, precision, scale) {
@@ -58,7 +63,7 @@ pub(super) fn fault(text: &str, precision: u8, scale: i8) -> Option<String> {
 }
 
 /// Whether a text is a number with more decimals than a column of this scale holds.
-pub(super) fn has_more_places(text: &str, scale: i8) -> bool {
+fn has_more_places(text: &str, scale: i8) -> bool {
     Number::read(text.as_bytes()).is_some_and(|number| number.places > i64::from(scale))
 }
 
@@ -213,6 +218,23 @@ mod tests {
         assert_eq!(from_text(&widest, 38, 0), widest.parse().ok());
         assert_eq!(from_text(&format!("-{widest}"), 38, 0), format!("-{widest}").parse().ok());
         assert_eq!(from_text("100200.00300", 38, 4), Some(1_002_000_030));
+    }
+
+    #[test]
+    fn a_whole_number_may_be_written_with_a_point_or_an_exponent() {
+        for (text, expected) in [
+            ("12", Some(12)),
+            ("-12.0", Some(-12)),
+            ("9007199254740993e0", Some(9_007_199_254_740_993)),
+            ("1.5e3", Some(1_500)),
+            ("150e-1", Some(15)),
+            ("15e-1", None),
+            ("1e38", None),
+            ("1e-99999", None),
+            ("x", None),
+        ] {
+            assert_eq!(whole(text), expected, "{text}");
+        }
     }
 
     #[test]

@@ -4,7 +4,9 @@
 //!
 //! The invariant: no value changes silently. Bytes are looked over for numbers that may be at fault, which costs next to
 //! nothing where there are few fractions, and what came of them for the ends of what columns hold; only rows with such a
-//! number are parsed again and judged by their columns.
+//! number are parsed again and judged by their columns. At fault may be, where fewer decimals are held: a number with
+//! more of them; one with an exponent, which arrow-json takes for a float or, as a decimal, reads with counts that
+//! overflow; one without any digit, which it takes for zero; very many digits; and digits that are escaped.
 //! Deliberately absent: fractions of whole numbers in quotes, which arrow-json refuses by itself.
 
 use std::collections::BTreeMap;
@@ -24,13 +26,17 @@ use super::{
     decimals::{self, MOST_DIGITS},
 };
 
-/// Digits that a 64-bit float holds without loss, and where the whole numbers end that it holds.
+/// Digits that a 64-bit float holds without loss.
 const EXACT_DIGITS: usize = 15;
-const EXACT_BELOW: f64 = 9_007_199_254_740_992.0;
 /// How far back the beginning of a number is looked for.
 const LONGEST_NUMBER: usize = 256;
 /// Of a number that only parsing tells the decimals of.
 const UNKNOWN: usize = usize::MAX;
+/// Letters that are looked at together for exponents, and the bytes this takes: one before each and one after.
+const BLOCK: usize = 32;
+const SPAN: usize = BLOCK + 2;
+/// Twice as many digits in a row are found wherever they stand; arrow-json's count of them overflows from 218 on.
+const STRIDE: usize = 64;
 
 #[derive(Clone, Debug)]
 pub(super) struct ExactNumbers {
@@ -41,6 +47,8 @@ pub(super) struct ExactNumbers {
     in_lists: Option<usize>,
     /// The fewest of all; `None` where every number is held.
     fewest: Option<usize>,
+    /// What is looked for besides a point: where there are decimals a backslash, since their digits may be escaped.
+    besides: u8,
 }
 
 /// A row by its fields, their values not parsed yet.
@@ -48,7 +56,13 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 impl ExactNumbers {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        let mut found = Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: None };
+        let mut found = Self {
+            schema: SchemaRef::clone(schema),
+            columns: Vec::new(),
+            in_lists: None,
+            fewest: None,
+            besides: b'.',
+        };
         schema.fields().iter().for_each(|field| found.add(field));
         found
     }
@@ -56,6 +70,9 @@ impl ExactNumbers {
     fn add(&mut self, field: &Field) {
         let held = decimals_held(field.data_type());
         self.fewest = fewer(self.fewest, held);
+        if matches!(field.data_type(), DataType::Decimal128(_, _)) {
+            self.besides = b'\\';
+        }
         match field.data_type() {
             DataType::Struct(fields) => fields.iter().for_each(|field| self.add(field)),
             DataType::List(item) => {
@@ -69,10 +86,12 @@ impl ExactNumbers {
     /// Whether some number in `bytes` may not be held. Never says no of one that is not.
     pub(super) fn are_in_doubt(&self, bytes: &[u8]) -> bool {
         let Some(fewest) = self.fewest else { return false };
-        memchr2_iter(b'.', b'-', bytes).any(|place| {
-            let decimals = if bytes[place] == b'.' { decimals_after(bytes, place) } else { by_exponent(bytes, place) };
+        let marked = memchr2_iter(b'.', self.besides, bytes).any(|place| {
+            let decimals = if bytes[place] == b'.' { decimals_after(bytes, place) } else { by_escape(bytes, place) };
             decimals > fewest && self.concerns(bytes, place, decimals)
-        })
+        });
+        let concerns = |place| self.concerns(bytes, place, UNKNOWN);
+        marked || any_exponent(bytes, concerns) || long_runs(bytes).any(concerns)
     }
 
     /// Whether the number around `place` stands where fewer decimals are held.
@@ -189,25 +208,34 @@ fn fault_of(value: &RawValue, data_type: &DataType) -> Option<String> {
             let items: Vec<&RawValue> = serde_json::from_str(text).ok()?;
             items.into_iter().find_map(|value| fault_of(value, item.data_type()))
         }
-        DataType::Decimal128(_, scale) => {
-            let number = text.trim_matches('"');
-            if decimals::has_more_places(number, *scale) {
-                return Some(format!("{number} has more than {scale} decimals"));
-            }
-            // Arrow-json's count of digits overflows.
-            let digits = number.bytes().filter(u8::is_ascii_digit).count();
-            (digits > MOST_DIGITS).then(|| format!("{number} has more than {MOST_DIGITS} digits"))
-        }
-        whole if is_whole(whole) && text.contains(['.', 'e', 'E']) => {
-            let number = text.parse::<f64>().ok()?;
-            let is_whole = !decimals::has_more_places(text, 0) && number.abs() < EXACT_BELOW;
-            (!is_whole).then(|| format!("{text} is not a whole number"))
-        }
+        DataType::Decimal128(precision, scale) => match text.as_bytes() {
+            [b'"' | b'-' | b'0'..=b'9', ..] => decimal_fault(&unquoted(text), *precision, *scale),
+            _ => None,
+        },
+        whole if is_whole(whole) && text.contains(['.', 'e', 'E']) => whole_fault(text),
         DataType::Timestamp(_, _) if text.starts_with(|first: char| first == '-' || first.is_ascii_digit()) => {
             beyond(text, text.parse::<i64>().is_err())
         }
         DataType::Float32 | DataType::Float64 => float_fault(&unquoted(text), data_type),
         _ => None,
+    }
+}
+
+fn decimal_fault(number: &str, precision: u8, scale: i8) -> Option<String> {
+    // Arrow-json's counts of digits overflow where there is an exponent.
+    let digits = number.bytes().filter(u8::is_ascii_digit).count();
+    let too_many = digits > MOST_DIGITS && number.contains(['e', 'E']);
+    let fault = decimals::fault(number, precision, scale);
+    fault.or_else(|| too_many.then(|| format!("{number} has more than {MOST_DIGITS} digits")))
+}
+
+/// Arrow-json reads a whole number with a point or an exponent as a float, which must be the very number.
+fn whole_fault(text: &str) -> Option<String> {
+    let read = text.parse::<f64>().ok()? as i128;
+    match decimals::whole(text) {
+        Some(whole) if i64::try_from(whole).is_err() => beyond(text, true),
+        Some(whole) => (whole != read).then(|| format!("{text} has too many digits for a point or an exponent")),
+        None => Some(format!("{text} is not a whole number")),
     }
 }
 
@@ -220,19 +248,59 @@ fn decimals_after(bytes: &[u8], point: usize) -> usize {
     }
     let after = &bytes[point + 1..];
     let decimals = after.iter().take_while(digit).count();
-    if whole > EXACT_DIGITS || matches!(after.get(decimals), Some(b'e' | b'E')) {
+    // Arrow-json takes a point without digits for zero.
+    if whole > EXACT_DIGITS || whole + decimals == 0 {
         return UNKNOWN;
     }
     after[..decimals].iter().rposition(|&byte| byte != b'0').map_or(0, |last| last + 1)
 }
 
-/// Decimals of the number whose exponent has a sign here.
-fn by_exponent(bytes: &[u8], sign: usize) -> usize {
-    if is_exponent(bytes, sign) { UNKNOWN } else { 0 }
+/// Decimals of the number in quotes that goes on with an escaped character here.
+fn by_escape(bytes: &[u8], escape: usize) -> usize {
+    let before = without_number(&bytes[..escape]);
+    // A quote that is escaped itself stands inside a text.
+    let is_value = before.is_none_or(|before| before.ends_with(b"\"") && !before.ends_with(b"\\\""));
+    if is_value { UNKNOWN } else { 0 }
 }
 
-fn is_exponent(bytes: &[u8], sign: usize) -> bool {
-    matches!(bytes[..sign], [.., b'0'..=b'9' | b'.', b'e' | b'E'])
+/// Whether the letter of some exponent is wanted.
+fn any_exponent(bytes: &[u8], is_wanted: impl Fn(usize) -> bool) -> bool {
+    let last = bytes.len().saturating_sub(SPAN);
+    // The last block overlaps the one before it, so that none is short where the whole is not.
+    (0..last).step_by(BLOCK).chain([last]).any(|at| match bytes[at..].first_chunk::<SPAN>() {
+        Some(block) => holds_exponent(block) && exponents(block).any(|place| is_wanted(at + place)),
+        None => exponents(bytes).any(&is_wanted),
+    })
+}
+
+fn holds_exponent(block: &[u8; SPAN]) -> bool {
+    // All are looked at: without a way out it goes by many at once.
+    let letters = block.iter().zip(&block[1..]).zip(&block[2..]);
+    letters.fold(0u8, |found, ((&before, &letter), &after)| found | u8::from(is_exponent(before, letter, after))) != 0
+}
+
+/// The places of letters that look like an exponent's.
+fn exponents(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let letters = bytes.windows(3).enumerate().filter(|(_, letter)| is_exponent(letter[0], letter[1], letter[2]));
+    letters.map(|(before, _)| before + 1)
+}
+
+/// Whether a letter stands between what a number may have before an exponent, or the quote it begins with, and what
+/// an exponent begins with.
+fn is_exponent(before: u8, letter: u8, after: u8) -> bool {
+    // From the plus to the nine: signs, point and digits, and the comma and the slash, which do no harm.
+    let is_numeric = |byte: u8| byte.wrapping_sub(b'+') <= b'9' - b'+';
+    (letter | 0x20 == b'e') & (is_numeric(before) | (before == b'"')) & is_numeric(after)
+}
+
+/// Places near the beginnings of runs of very many digits.
+fn long_runs(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let are_digits = move |from: usize| {
+        let stride = bytes.get(from..from + STRIDE);
+        stride.is_some_and(|stride| stride.iter().all(u8::is_ascii_digit))
+    };
+    let begins = move |&at: &usize| are_digits(at) && !at.checked_sub(STRIDE).is_some_and(are_digits);
+    (0..bytes.len()).step_by(STRIDE).filter(begins)
 }
 
 /// Without the number at the end, or its part, and the blanks before it; `None` where it begins too far away.
@@ -280,7 +348,14 @@ mod tests {
             (r#"{"id":1.5}"#, true, true),
             (r#"{"id" :  -12.25 ,"amount":1}"#, true, true),
             (r#"{"id":1.0}"#, false, false),
-            (r#"{"id":1e3}"#, false, false),
+            (r#"{"id":1e3}"#, true, false),
+            (r#"{"id":1E+3}"#, true, false),
+            (r#"{"id":1e16}"#, true, false),
+            (r#"{"id":9007199254740992e0}"#, true, false),
+            (r#"{"id":9007199254740993e0}"#, true, true),
+            (r#"{"id":1e40}"#, true, true),
+            (r#"{"id":1e-99999}"#, true, true),
+            (r#"{"items":[1,9007199254740993e0]}"#, true, true),
             (r#"{"id":15e-1}"#, true, true),
             (r#"{"id":150E-1}"#, true, false),
             (r#"{"id":1.5e1}"#, true, false),
@@ -306,13 +381,40 @@ mod tests {
             (r#"{"price":12255e-3}"#, true, true),
             (r#"{"price":1.2255e1}"#, true, true),
             (r#"{"price":1.225e1}"#, true, false),
-            (r#"{"price":123456789012345678.25}"#, true, false),
+            (r#"{"price":12345678.25}"#, false, false),
+            (r#"{"price":123456789012345678.25}"#, true, true),
+            (r#"{"price":1.5e2}"#, true, false),
+            (r#"{"price":"1.5E+2"}"#, true, false),
+            (r#"{"price":1e65536}"#, true, true),
+            (r#"{"price":1.0e65536}"#, true, true),
+            (r#"{"price":"1.0e65536"}"#, true, true),
+            (r#"{"price":"e5"}"#, true, true),
+            (r#"{"price":"-e5"}"#, true, true),
+            (r#"{"price":"1e5-3"}"#, true, true),
+            (r#"{"price":1e5-3}"#, true, true),
+            (r#"{"price":"."}"#, true, true),
+            (r#"{"price":"-."}"#, true, true),
+            (r#"{"price":"+."}"#, true, true),
+            (r#"{"price":-.}"#, true, true),
+            (r#"{"price":"-.5"}"#, false, false),
+            (r#"{"price":"12.25\u0035"}"#, true, true),
+            (r#"{"price":"12.2\u0035"}"#, true, false),
+            (r#"{"price":"\u0031"}"#, true, false),
+            (r#"{"price":null,"id":1e3}"#, true, false),
+            (r#"{"note":"e5","price":1}"#, false, false),
+            (r#"{"note":"-.","price":1}"#, false, false),
+            (r#"{"note":"12\u0035","price":1}"#, false, false),
+            (r#"{"note":"\"x\" \n","price":1}"#, false, false),
+            (r#"{"note":"{\"a\":\"1\",\"b\":\"x\\ny\"}","price":1}"#, false, false),
+            (r#"{"note":"https://example.org/a1e2/3e5.html#7E+1","price":1.5}"#, false, false),
+            (r#"{"note":"3e5a81e0-1e2f-4e55-8e10-7e9e1e2e3e4e","price":1.5}"#, false, false),
             (r#"{"sums":{"tax":0.25}}"#, true, true),
             (r#"{"sums":{"tax":0.5},"price":0.25}"#, false, false),
             (r#"{"note":"12.255","price":1}"#, false, false),
-            (r#"{"price":"12.255 Euro"}"#, true, false),
+            (r#"{"price":"12.255 Euro"}"#, true, true),
             (r#"{"at":9223372036854775807}"#, false, false),
             (r#"{"at":9223372036854775808}"#, false, true),
+            (r#"{"at":1e20}"#, true, true),
             (r#"{"at":"2026-11-26T12:00:00Z"}"#, false, false),
             (r#"{"at":null,"amount":null,"id":1.5e1}"#, true, false),
             (r#"{"amount":1e308}"#, false, false),
@@ -328,8 +430,32 @@ mod tests {
     }
 
     #[test]
+    fn an_exponent_or_a_long_run_of_digits_is_found_wherever_it_stands() {
+        let (numbers, run) = (numbers(), "1".repeat(218));
+        for before in 0..150 {
+            for after in [0, 1, 31, 32, 33, 200] {
+                let row = |price: &str| {
+                    let (before, after) = ("x".repeat(before), "x".repeat(after));
+                    format!(r#"{{"a":"{before}","price":{price},"b":"{after}"}}"#)
+                };
+                for doubted in ["1e65536", "\"e5\"", run.as_str()] {
+                    assert!(numbers.are_in_doubt(row(doubted).as_bytes()), "{before}, {after}: {doubted}");
+                    assert!(numbers.judge(row(doubted).as_bytes()).is_some(), "{before}, {after}: {doubted}");
+                }
+                for certain in ["1", "\"1.25\"", "null"] {
+                    assert!(!numbers.are_in_doubt(row(certain).as_bytes()), "{before}, {after}: {certain}");
+                }
+                assert!(!numbers.are_in_doubt(row(&format!("1,\"note\":\"{run}\"")).as_bytes()), "{before}, {after}");
+            }
+        }
+    }
+
+    #[test]
     fn whatever_the_bytes_are_looking_for_numbers_ends() {
         for bytes in [&b"."[..], b"-", b"1.", b".5", b"\":1.5", b":1.5", b"1.5", b"e-1", b"[1.5", b"\\\":1.5", b""] {
+            numbers().are_in_doubt(bytes);
+        }
+        for bytes in [&b"\\"[..], b"\"\\", b"1\\", b"1e1", b"e", b"1e", b"\"e5", &[b'1'; 1000], &[b'e'; 34]] {
             numbers().are_in_doubt(bytes);
         }
     }

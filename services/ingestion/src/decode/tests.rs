@@ -826,6 +826,43 @@ fn a_number_with_more_decimals_than_its_column_holds_rejects_its_row_and_no_othe
 }
 
 #[test]
+fn a_number_is_stored_as_the_number_it_is_however_it_is_written() {
+    let digits = |count: usize| "1".repeat(count);
+    let (many, quoted) = (digits(257), format!("\"{}\"", digits(220)));
+    let amounts = [
+        ("1.5e2", Some("150.00")),
+        ("\"1E+3\"", Some("1000.00")),
+        ("1250e-2", Some("12.50")),
+        ("\"12.2\\u0035\"", Some("12.25")),
+        ("\"-.5\"", Some("-0.50")),
+        ("1e65536", None),
+        ("1.0e65536", None),
+        (many.as_str(), None),
+        (quoted.as_str(), None),
+        ("\"e5\"", None),
+        ("\"1e5-3\"", None),
+        ("\"-.\"", None),
+        ("\"+.\"", None),
+        ("\"12.25\\u0035\"", None),
+    ];
+    let lines = amounts.iter().enumerate().map(|(id, (amount, _))| format!("{{\"id\":{id},\"amount\":{amount}}}"));
+    let lines: Vec<_> = lines.collect();
+    let kept = amounts.iter().enumerate().filter_map(|(id, (_, kept))| Some(format!("{id}|{}|||", (*kept)?)));
+    let kept: Vec<_> = kept.collect();
+    for run in [messages(&lines), messages(&[lines.join("\n")])] {
+        let decoded = decode(&json(), &run);
+        assert_eq!(rows(&decoded).into_iter().map(|(_, row)| row).collect::<Vec<_>>(), kept);
+        assert_eq!(decoded.rejected.len(), lines.len() - kept.len());
+        assert!(decoded.rejected.iter().all(|row| row.column.as_deref() == Some("amount")), "{:?}", decoded.rejected);
+    }
+    let whole = messages(&["{\"id\":1e3}\n{\"id\":9007199254740993e0}\n{\"id\":9007199254740992e0}"]);
+    let decoded = decode(&json(), &whole);
+    assert_eq!(ids(&decoded), [(10, 1_000), (10, 9_007_199_254_740_992)]);
+    let reason = "column `id`: 9007199254740993e0 has too many digits for a point or an exponent";
+    assert_eq!(only_reject(&decoded).reason, reason);
+}
+
+#[test]
 fn a_header_that_names_no_column_is_told_from_rows_of_nulls() {
     let fields = vec![Field::new("a", DataType::Int64, true), Field::new("b", DataType::Utf8, true)];
     let source = stage(Format::Csv, SourceOptions { csv_header: true, ..SourceOptions::default() }, fields);
