@@ -49,6 +49,8 @@ const WIDE_ROWS: usize = 4 * BATCH_ROWS;
 const MAX_MESSAGE_BYTES: usize = 64 << 20;
 /// What is kept of such a message; the whole of it is in its topic.
 const KEPT_BYTES: usize = 1 << 20;
+/// What the rows of one message may take where each has a value in every column, as it has when it is decoded.
+const MAX_ROWS_BYTES: usize = 256 << 20;
 /// Messages (or rows) tried together once a run has failed.
 const NARROW_ROWS: usize = 64;
 /// A reason, like the name of a column, is for people; it does not repeat a whole row.
@@ -178,6 +180,8 @@ pub(crate) struct Shape {
     reading: SchemaRef,
     reject_unknown: bool,
     delimiter: u8,
+    /// Rows that a message may hold.
+    max_rows: usize,
 }
 
 /// Decodes the messages of one source. Keeps parsers, not rows, between calls.
@@ -185,6 +189,7 @@ pub struct Decoder {
     usual: Encoding,
     csv_header: bool,
     schema: SchemaRef,
+    row_bytes: usize,
     limits: RowLimits,
     json: JsonDecoder,
     csv: CsvDecoder,
@@ -196,11 +201,13 @@ impl Decoder {
     /// has no place among the partitions of the table, is rejected.
     pub fn new(source: &SourceStage, max_message_bytes: usize) -> Self {
         let options = &source.spec.options;
+        let row_bytes = row_bytes(&source.schema);
         let shape = Shape {
             schema: Arc::clone(&source.schema),
             reading: reading_schema(&source.schema),
             reject_unknown: options.unknown_columns == UnknownColumns::Reject,
             delimiter: options.csv_delimiter,
+            max_rows: max_rows(row_bytes),
         };
         let usual = match source.spec.format {
             Format::Json => Encoding::Json { lines: false },
@@ -211,11 +218,17 @@ impl Decoder {
             usual,
             csv_header: options.csv_header,
             schema: Arc::clone(&source.schema),
+            row_bytes,
             limits: RowLimits::new(max_message_bytes, &options.partition_by),
             json: JsonDecoder::new(shape.clone()),
             csv: CsvDecoder::new(shape.clone()),
             arrow: ArrowDecoder::new(shape),
         }
+    }
+
+    /// Bytes that a row takes at least, however little of it was sent.
+    pub(crate) fn row_bytes(&self) -> usize {
+        self.row_bytes
     }
 
     /// Decodes a run of messages, in order.
@@ -382,13 +395,27 @@ fn is_huge(message: &Message) -> bool {
     message.payload.len() > MAX_MESSAGE_BYTES
 }
 
-/// Rows a message may hold; beyond that its positions could not be told apart.
-fn too_many_rows(rows: usize) -> bool {
-    rows > delivery::MAX_ROWS_PER_UNIT as usize
+/// Rows of so many bytes that a message may hold; beyond the first bound its positions could not be told apart, beyond
+/// the second a few kilobytes of empty rows would become gigabytes.
+fn max_rows(row_bytes: usize) -> usize {
+    (delivery::MAX_ROWS_PER_UNIT as usize).min(MAX_ROWS_BYTES / row_bytes)
 }
 
-fn too_many_rows_reason(rows: usize) -> String {
-    format!("the message holds {rows} rows, at most {} are taken; send smaller messages", delivery::MAX_ROWS_PER_UNIT)
+fn too_many_rows(rows: usize, max_rows: usize) -> Verdict {
+    let reason = format!("the message holds {rows} rows, at most {max_rows} are taken; send smaller messages");
+    Verdict::new(Fault::TooLarge, reason)
+}
+
+/// What a row takes, texts, lists and their like empty; never nothing.
+fn row_bytes(schema: &Schema) -> usize {
+    schema.fields().iter().map(|field| value_bytes(field.data_type())).sum::<usize>().max(1)
+}
+
+fn value_bytes(data_type: &DataType) -> usize {
+    match data_type {
+        DataType::Struct(fields) => fields.iter().map(|field| value_bytes(field.data_type())).sum(),
+        other => other.primitive_width().unwrap_or(size_of::<i32>()),
+    }
 }
 
 /// Runs third-party parsing on bytes from outside: a panic there is a verdict on the bytes, not the end of the task.

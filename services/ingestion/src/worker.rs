@@ -41,8 +41,11 @@ pub(crate) const MAX_TRACEPARENT_BYTES: usize = 128;
 /// A run takes about this many times its payload while it is decoded and written.
 const RUN_FACTOR: usize = 4;
 
-/// Lines that are decoded together, where they stand in several messages.
-const MOST_LINES: usize = 64 << 10;
+/// Rows that are decoded together, where they stand in several messages.
+const MOST_ROWS: usize = 64 << 10;
+
+/// What those rows may take where each has a value in every column, as it has when it is decoded.
+const MOST_ROWS_BYTES: usize = 64 << 20;
 
 /// A checkpoint is due after this much input even before its time: it bounds what a crash makes us read again.
 const CHECKPOINT_BYTES: usize = 256 << 20;
@@ -173,26 +176,38 @@ fn overtaken(error: TopicError) -> TaskError {
     }
 }
 
-/// Cuts a run between messages where it has many lines: rows of a few bytes take a hundred times their size.
-fn pieces(mut run: Vec<Message>) -> Vec<Vec<Message>> {
-    let mut pieces: Vec<_> = cuts(&run).into_iter().rev().map(|cut| run.split_off(cut)).collect();
+/// Cuts a run between messages where it has many rows: rows of a few bytes take a hundred times their size.
+fn pieces(mut run: Vec<Message>, row_bytes: usize) -> Vec<Vec<Message>> {
+    let most = MOST_ROWS.min(MOST_ROWS_BYTES / row_bytes);
+    let mut pieces: Vec<_> = cuts(&run, most).into_iter().rev().map(|cut| run.split_off(cut)).collect();
     pieces.push(run);
     pieces.reverse();
     pieces
 }
 
-/// Where pieces begin behind the first, in order; hardly ever anywhere.
-fn cuts(run: &[Message]) -> Vec<usize> {
-    let (mut cuts, mut lines) = (Vec::new(), 0);
+/// Where pieces of at most so many rows begin behind the first, in order; hardly ever anywhere.
+fn cuts(run: &[Message], most_rows: usize) -> Vec<usize> {
+    let (mut cuts, mut rows) = (Vec::new(), 0);
     for (index, message) in run.iter().enumerate() {
-        let more = memchr::memchr_iter(b'\n', &message.payload).count() + 1;
-        if lines > 0 && lines + more > MOST_LINES {
+        let more = rows_of(&message.payload);
+        if rows > 0 && rows + more > most_rows {
             cuts.push(index);
-            lines = 0;
+            rows = 0;
         }
-        lines += more;
+        rows += more;
     }
     cuts
+}
+
+/// About how many rows a payload holds, rather too many: lines, whatever ends them, or objects that share a line.
+fn rows_of(payload: &[u8]) -> usize {
+    // Most messages are one flat object: the first end of something is their own.
+    let first = memchr::memchr3(b'\n', b'\r', b'}', payload);
+    if first.is_none_or(|first| payload[first + 1..].trim_ascii_start().is_empty()) {
+        return 1;
+    }
+    let count = |end| memchr::memchr_iter(end, payload).count();
+    count(b'\n').max(count(b'\r')).max(count(b'}')) + 1
 }
 
 /// What a task waits for.
@@ -256,7 +271,7 @@ impl Life {
 
     /// Decodes the run at hand and queues what it came to.
     async fn process(&mut self) -> Result<(), TaskError> {
-        for piece in pieces(self.batcher.take()) {
+        for piece in pieces(self.batcher.take(), self.decoder.row_bytes()) {
             self.process_piece(piece).await?;
         }
         self.share.release();
@@ -400,15 +415,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_run_of_many_lines_is_cut_between_messages_and_keeps_their_order() {
-        let message = |(offset, lines): (u64, usize)| {
-            let payload = Bytes::from(vec![b'\n'; lines - 1]);
-            Message { offset, timestamp_ms: 0, key: None, payload, headers: Vec::new() }
-        };
-        let sizes = [1, MOST_LINES - 1, 1, 3 * MOST_LINES, 1, 1];
-        let run: Vec<_> = (0..).zip(sizes).map(message).collect();
-        let offsets = |piece: &Vec<Message>| piece.iter().map(|message| message.offset).collect::<Vec<_>>();
-        let cut: Vec<_> = pieces(run).iter().map(offsets).collect();
-        assert_eq!(cut, [vec![0, 1], vec![2], vec![3], vec![4, 5]]);
+    fn a_run_of_many_rows_is_cut_between_messages_and_keeps_their_order() {
+        for (most, row_bytes) in [(MOST_ROWS, 8), (2048, 32 << 10)] {
+            for row in ["{}\n", "{}", "1,2\r", "1,2\r\n"] {
+                let message = |(offset, rows): (u64, usize)| {
+                    let payload = Bytes::from(row.repeat(rows - 1));
+                    Message { offset, timestamp_ms: 0, key: None, payload, headers: Vec::new() }
+                };
+                let sizes = [1, most - 1, 1, 3 * most, 1, 1];
+                let run: Vec<_> = (0..).zip(sizes).map(message).collect();
+                let offsets = |piece: &Vec<Message>| piece.iter().map(|message| message.offset).collect::<Vec<_>>();
+                let cut: Vec<_> = pieces(run, row_bytes).iter().map(offsets).collect();
+                assert_eq!(cut, [vec![0, 1], vec![2], vec![3], vec![4, 5]], "{row:?} of {row_bytes} bytes");
+            }
+        }
+    }
+
+    #[test]
+    fn a_message_of_one_flat_object_is_one_row() {
+        for one in ["{\"id\":1}", "{\"id\":1}\r\n", "1,2", "1,2\n", ""] {
+            assert_eq!(rows_of(one.as_bytes()), 1, "{one:?}");
+        }
+        assert!(rows_of(b"{\"id\":1}{\"id\":2}") >= 2);
     }
 }

@@ -25,7 +25,7 @@ use topics::Message;
 use super::{
     Decoded, Fault, Part, Shape, Verdict, decimals,
     exact_numbers::{float_fault, holds_outermost},
-    guarded, too_many_rows, too_many_rows_reason,
+    guarded, too_many_rows,
 };
 use unfolding::unfolded_bytes;
 
@@ -62,8 +62,8 @@ impl ArrowDecoder {
         let batches = decode_stream(&message.payload, &limits)
             .map_err(|error| Verdict::new(Fault::Unreadable, with_cause(&error)))?;
         let rows = batches.iter().map(RecordBatch::num_rows).sum();
-        if too_many_rows(rows) {
-            return Err(Verdict::new(Fault::TooLarge, too_many_rows_reason(rows)));
+        if rows > self.shape.max_rows {
+            return Err(too_many_rows(rows, self.shape.max_rows));
         }
         if self.unfolded_bytes(&batches) > limits.max_bytes {
             return Err(unfolds_too_far(&limits));

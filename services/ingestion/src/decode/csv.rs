@@ -25,7 +25,7 @@ use topics::Message;
 use super::{
     BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, RowText, Shape, Verdict, WIDE_ROWS, decimals,
     exact_numbers::{float_fault, has_outermost},
-    guarded, too_many_rows, too_many_rows_reason, with_zone,
+    guarded, too_many_rows, with_zone,
 };
 
 pub(crate) use records::Records;
@@ -58,6 +58,8 @@ struct Layout {
     columns: Vec<Option<usize>>,
     schema: SchemaRef,
     delimiter: u8,
+    /// Rows that a message may hold.
+    max_rows: usize,
 }
 
 /// A stretch of a message that holds whole records, and how to read it.
@@ -193,7 +195,8 @@ impl Layout {
         }
         let fields = Arc::new(Schema::new(fields));
         let schema = Arc::clone(&shape.schema);
-        let layout = Self { fields, projection, columns, schema, delimiter: shape.delimiter };
+        let (delimiter, max_rows) = (shape.delimiter, shape.max_rows);
+        let layout = Self { fields, projection, columns, schema, delimiter, max_rows };
         layout.check().map(|()| layout)
     }
 
@@ -378,8 +381,9 @@ fn attempt(decoder: Option<RecordDecoder>, group: &[Body<'_>]) -> Option<(Record
     guarded(|| {
         let (decoder, decoded) = (decoder?, Decoded::default());
         // It is new or has just been flushed, so this is all it holds.
-        let max_rows = decoder.capacity();
-        let mut feeder = Feeder { decoder, layout, max_rows, offsets: Vec::new(), flushed_rows: 0, decoded };
+        let capacity = decoder.capacity();
+        let (offsets, flushed_rows, earlier_rows) = (Vec::new(), 0, 0);
+        let mut feeder = Feeder { decoder, layout, capacity, offsets, flushed_rows, earlier_rows, decoded };
         group.iter().all(|body| feeder.feed_body(body)).then_some(())?;
         feeder.finish()
     })
@@ -389,9 +393,9 @@ fn attempt(decoder: Option<RecordDecoder>, group: &[Body<'_>]) -> Option<(Record
 fn decode_records(body: &Body<'_>, output: &mut Decoded) {
     let message = body.message;
     let records: Vec<_> = Records::new(&message.payload, body.bytes.start, body.layout.delimiter).collect();
-    if too_many_rows(records.len()) {
-        output.reject_message(message, Fault::TooLarge, too_many_rows_reason(records.len()));
-        return;
+    if records.len() > body.layout.max_rows {
+        let verdict = too_many_rows(records.len(), body.layout.max_rows);
+        return output.reject(message, 0, None, verdict, message.payload.clone());
     }
     let mut line = LineCounter::new(&message.payload);
     for (index, group) in records.chunks(NARROW_ROWS).enumerate() {
@@ -445,21 +449,34 @@ impl<'a> LineCounter<'a> {
 struct Feeder {
     decoder: RecordDecoder,
     layout: Arc<Layout>,
-    max_rows: usize,
+    /// Rows that the decoder holds at most.
+    capacity: usize,
     /// One offset for each row in the decoder that is accounted for.
     offsets: Vec<i64>,
     flushed_rows: usize,
+    /// Rows of messages before the one at hand.
+    earlier_rows: usize,
     decoded: Decoded,
 }
 
 impl Feeder {
     fn waiting_rows(&self) -> usize {
-        self.max_rows - self.decoder.capacity()
+        self.capacity - self.decoder.capacity()
+    }
+
+    /// Rows seen so far, in the decoder or built.
+    fn rows(&self) -> usize {
+        self.flushed_rows + self.waiting_rows()
+    }
+
+    /// Whether the message at hand holds more rows than are taken.
+    fn too_many_rows(&self) -> bool {
+        self.rows() - self.earlier_rows > self.layout.max_rows
     }
 
     fn feed_body(&mut self, body: &Body<'_>) -> bool {
         let bytes = &body.message.payload[body.bytes.clone()];
-        let before = self.flushed_rows + self.waiting_rows();
+        self.earlier_rows = self.rows();
         if !self_contained(bytes, self.layout.delimiter) || self.feed(bytes, body.message.offset).is_none() {
             return false;
         }
@@ -467,8 +484,7 @@ impl Feeder {
             return false;
         }
         self.offsets.resize(self.waiting_rows(), body.message.offset as i64);
-        !too_many_rows(self.flushed_rows + self.waiting_rows() - before)
-            && (self.waiting_rows() < BATCH_ROWS || self.flush().is_some())
+        !self.too_many_rows() && (self.waiting_rows() < BATCH_ROWS || self.flush().is_some())
     }
 
     /// Feeds all of `bytes`, building a batch whenever the decoder is full.
@@ -476,6 +492,9 @@ impl Feeder {
         while !bytes.is_empty() {
             if self.decoder.capacity() == 0 {
                 self.offsets.resize(self.waiting_rows(), offset as i64);
+                if self.too_many_rows() {
+                    return None;
+                }
                 self.flush()?;
             }
             let taken = self.decoder.decode(bytes).ok().filter(|&taken| taken > 0)?;

@@ -20,7 +20,7 @@ use topics::Message;
 use super::{
     BATCH_ROWS, Decoded, Fault, NARROW_ROWS, Part, RowText, Shape, Verdict, WIDE_ROWS,
     exact_numbers::{ExactNumbers, has_outermost},
-    guarded, too_many_rows, too_many_rows_reason,
+    guarded, too_many_rows,
 };
 use segments::{Segment, line_length, nested_too_deeply, segments, strict_end_after};
 
@@ -80,9 +80,9 @@ impl JsonDecoder {
     /// The slow path: one message, row by row.
     fn decode_rows(&mut self, message: &Message, lines: bool, output: &mut Decoded) {
         let segments = segments(&message.payload, lines);
-        if too_many_rows(segments.len()) {
-            output.reject_message(message, Fault::TooLarge, too_many_rows_reason(segments.len()));
-            return;
+        if segments.len() > self.shape.max_rows {
+            let verdict = too_many_rows(segments.len(), self.shape.max_rows);
+            return output.reject(message, 0, None, verdict, message.payload.clone());
         }
         for (index, group) in segments.chunks(NARROW_ROWS).enumerate() {
             if !self.attempt_segments(message, group, output) {
@@ -275,12 +275,14 @@ struct Feeder<'a> {
     /// One offset for each row on the tape that is accounted for.
     offsets: Vec<i64>,
     flushed_rows: usize,
+    /// Rows of messages before the one at hand.
+    earlier_rows: usize,
     decoded: Decoded,
 }
 
 impl<'a> Feeder<'a> {
     fn new(decoder: TapeDecoder, shape: &'a Shape) -> Self {
-        Self { shape, decoder, offsets: Vec::new(), flushed_rows: 0, decoded: Decoded::default() }
+        Self { shape, decoder, offsets: Vec::new(), flushed_rows: 0, earlier_rows: 0, decoded: Decoded::default() }
     }
 
     /// Rows seen so far, on the tape or built.
@@ -288,17 +290,21 @@ impl<'a> Feeder<'a> {
         self.flushed_rows + self.decoder.len()
     }
 
+    /// Whether the message at hand holds more rows than are taken.
+    fn too_many_rows(&self) -> bool {
+        self.rows() - self.earlier_rows > self.shape.max_rows
+    }
+
     fn feed_message(&mut self, message: &Message, lines: bool) -> bool {
-        let before = self.rows();
+        self.earlier_rows = self.rows();
         if !self.feed_lines(&message.payload, message.offset, lines) {
             return false;
         }
         self.offsets.resize(self.decoder.len(), message.offset as i64);
-        let rows = self.rows() - before;
-        if rows == 0 {
+        if self.rows() == self.earlier_rows {
             self.decoded.reject_message(message, Fault::Unreadable, "the message is empty");
         }
-        !too_many_rows(rows) && (self.decoder.len() < BATCH_ROWS || self.flush())
+        !self.too_many_rows() && (self.decoder.len() < BATCH_ROWS || self.flush())
     }
 
     fn feed_lines(&mut self, payload: &[u8], offset: u64, lines: bool) -> bool {
@@ -347,7 +353,7 @@ impl<'a> Feeder<'a> {
                 return true;
             }
             self.offsets.resize(self.decoder.len(), offset as i64);
-            if self.decoder.has_partial_record() || !self.flush() {
+            if self.decoder.has_partial_record() || self.too_many_rows() || !self.flush() {
                 return false;
             }
         }

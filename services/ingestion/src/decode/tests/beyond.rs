@@ -238,6 +238,34 @@ fn rows_rejected_one_by_one_do_not_each_keep_a_large_dictionary() {
     }
 }
 
+#[test]
+fn a_message_whose_rows_would_take_gigabytes_in_all_their_columns_is_rejected() {
+    let fields = (0..1_000).map(|column| Field::new(format!("a{column}"), DataType::Decimal128(38, 0), true));
+    let fields: Vec<_> = fields.collect();
+    let message = |format: Format, rows: usize| match format {
+        Format::Json => Bytes::from("{}".repeat(rows)),
+        Format::Csv => Bytes::from(format!("a0\n{}", "1\n".repeat(rows))),
+        Format::Arrow => arrow_message(vec![("a0", ints(vec![Some(1); rows]))]),
+    };
+    for format in [Format::Json, Format::Csv, Format::Arrow] {
+        let options = SourceOptions { csv_header: true, ..SourceOptions::default() };
+        let source = stage(format, options, fields.clone());
+        // The last is more than a decoder takes at once.
+        for rows in [2, 16_778, 100_000] {
+            let run = messages(&[message(format, rows)]);
+            let decoded = decode(&source, &run);
+            let kept: usize = decoded.parts.iter().map(|part| part.offsets.len()).sum();
+            assert_eq!(kept, if rows == 2 { 2 } else { 0 }, "{format:?}");
+            for reject in &decoded.rejected {
+                assert_eq!((reject.fault, reject.row, &reject.bytes), (Fault::TooLarge, 0, &run[0].payload));
+                let reason = format!("the message holds {rows} rows, at most 16777 are taken; send smaller messages");
+                assert_eq!(reject.reason, reason, "{format:?}");
+            }
+            assert_eq!(decoded.rejected.len(), usize::from(rows > 2), "{format:?}");
+        }
+    }
+}
+
 /// A source of ids whose table is divided by a day.
 fn by_day(format: Format) -> SourceStage {
     let mut source = source_of(format, vec![("day", DataType::Date32)]);
