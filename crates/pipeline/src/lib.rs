@@ -8,6 +8,7 @@ mod catalog;
 mod change;
 mod columns;
 pub mod depth;
+mod exact;
 mod graph;
 mod inspect;
 mod lex;
@@ -29,7 +30,7 @@ pub use graph::{Branch, Graph, SinkStage, SourceStage, TableStage, ViewStage, co
 pub use names::{CATALOG_TOPIC, channel, folder, landing_topic, rejected_channel, rejected_table};
 pub use parse::parse;
 pub use problem::{Problem, Problems};
-pub use session::session_state;
+pub use session::{add_dialect, session_state};
 pub use spec::{
     Column, Format, SinkSpec, SourceOptions, SourceSpec, SourceText, Spec, Statement, UnknownColumns, ViewOptions,
     ViewSpec, Watermark,

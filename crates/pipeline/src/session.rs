@@ -4,11 +4,15 @@
 //! the same thing everywhere.
 //! Deliberately absent: tables, and limits on memory, which belong to whoever executes.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
+use datafusion::common::Result;
 use datafusion::execution::SessionStateBuilder;
 use datafusion::execution::session_state::SessionState;
+use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::prelude::SessionConfig;
+
+use crate::exact::ExactCasts;
 
 static STATE: LazyLock<SessionState> = LazyLock::new(build);
 
@@ -30,6 +34,15 @@ fn build() -> SessionState {
     parser.collect_spans = true;
     parser.map_string_types_to_utf8view = false;
     let mut state = SessionStateBuilder::new().with_config(config).with_default_features().build();
-    datafusion_functions_json::register_all(&mut state).expect("the JSON functions have no name in common with others");
+    add_dialect(&mut state).expect("the functions of the dialect have no name in common with others");
     state
+}
+
+/// Adds what the dialect has beyond the library's own functions and rules, for a session with settings of its own.
+///
+/// Errors: the session refuses a function.
+pub fn add_dialect(state: &mut SessionState) -> Result<()> {
+    datafusion_functions_json::register_all(state)?;
+    state.add_analyzer_rule(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(ExactCasts)])));
+    Ok(())
 }

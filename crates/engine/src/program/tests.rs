@@ -194,18 +194,62 @@ fn output_has_exactly_the_wire_types_of_the_view() {
     }
 }
 
+/// The program of one view of several.
+fn program_of(graph: &Graph, name: &str) -> RowProgram {
+    let view = graph.views.iter().find(|view| view.name == name).expect("is there");
+    RowProgram::compile(&view.branches[0], &view.schema).expect("compiles")
+}
+
+/// Casts that lose something, each with a condition on what comes out.
+const LOSSY: &[(&str, &str)] = &[
+    ("CAST(d AS INT)", "= 5"),
+    ("CAST(d AS INT)", "> 5"),
+    ("CAST(d AS INT)", "IN (1, 5, 7, 9, 11)"),
+    ("arrow_cast(d, 'Int32')", "= 5"),
+    ("CAST(d AS DECIMAL(10, 0))", "= 5"),
+    ("CAST(d AS DECIMAL(10, 1))", "= CAST('5.1' AS DECIMAL(10, 1))"),
+    ("TRY_CAST(id * 100 AS TINYINT)", "<> 0"),
+    (
+        "arrow_cast(ts, 'Timestamp(Microsecond, None)') AT TIME ZONE '+02:00'",
+        "= arrow_cast('1970-01-01T00:03:00', 'Timestamp(Nanosecond, Some(\"+02:00\"))')",
+    ),
+];
+
+#[test]
+fn a_filter_over_a_cast_keeps_the_rows_that_a_filter_over_its_column_keeps() {
+    for (cast, condition) in LOSSY {
+        let graph = graph(&format!(
+            "CREATE MATERIALIZED VIEW a AS SELECT id, {cast} AS c FROM t;
+             CREATE MATERIALIZED VIEW b AS SELECT id FROM a WHERE c {condition};
+             CREATE MATERIALIZED VIEW direct AS SELECT id FROM t WHERE {cast} {condition};
+             CREATE MATERIALIZED VIEW nested AS SELECT id FROM (SELECT id, {cast} AS c FROM t) AS q WHERE c {condition};"
+        ));
+        let column = program_of(&graph, "a").run(rows(0..12)).expect("runs");
+        let expected = program_of(&graph, "b").run(column).expect("runs");
+        assert!((1..12).contains(&expected.num_rows()), "{cast} {condition}:\n{}", shown(&expected));
+        for name in ["direct", "nested"] {
+            let found = program_of(&graph, name).run(rows(0..12)).expect("runs");
+            assert_eq!(shown(&found), shown(&expected), "{name}: {cast} {condition}");
+        }
+    }
+}
+
+#[test]
+fn a_row_whose_cast_fails_in_a_filter_is_rejected() {
+    let (good, bad, kept) =
+        program("SELECT id FROM t WHERE CAST(id * 1000000000 AS INT) > 5").run_each(rows(0..4)).expect("sifts");
+    assert_eq!((good.num_rows(), kept), (2, vec![1, 2]));
+    assert_eq!(bad, [(3, "can't cast value 3000000000 to type Int32".to_owned())]);
+}
+
 #[test]
 fn views_on_views_take_each_others_output() {
     let graph = graph(
         "CREATE MATERIALIZED VIEW a AS SELECT id, arrow_cast(s, 'Utf8View') AS s, arrow_cast(id, 'UInt32') AS u FROM t WHERE id > 1;
          CREATE MATERIALIZED VIEW b AS SELECT s || '?' AS q, u + 1 AS w FROM a WHERE u < 9;",
     );
-    let compile = |name: &str| {
-        let view = graph.views.iter().find(|view| view.name == name).expect("is there");
-        RowProgram::compile(&view.branches[0], &view.schema).expect("compiles")
-    };
-    let between = compile("a").run(rows(0..4)).expect("runs");
-    let out = compile("b").run(between).expect("runs");
+    let between = program_of(&graph, "a").run(rows(0..4)).expect("runs");
+    let out = program_of(&graph, "b").run(between).expect("runs");
     assert_eq!(
         shown(&out),
         "\
