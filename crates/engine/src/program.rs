@@ -15,9 +15,10 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use arrow::array::{Array, ArrayRef, AsArray, RecordBatch, UInt32Array};
-use arrow::compute::{CastOptions, cast_with_options, concat_batches};
+use arrow::array::{Array, ArrayRef, AsArray, ListArray, RecordBatch, UInt32Array, UInt64Array};
+use arrow::compute::{CastOptions, cast_with_options, concat_batches, take};
 use arrow::datatypes::{DataType, Field, Schema, SchemaRef, UInt32Type};
+use arrow::error::ArrowError;
 use datafusion::common::tree_node::{Transformed, TreeNode};
 use datafusion::common::{DataFusionError, Result as PlanResult, internal_err};
 use datafusion::datasource::provider_as_source;
@@ -139,11 +140,19 @@ impl RowProgram {
             }
             Err(EngineError::Row { .. }) if rows > 1 => {
                 let half = rows / 2;
-                self.sift(&batch.slice(0, half), first_row, sieve)?;
-                self.sift(&batch.slice(half, rows - half), first_row + half, sieve)
+                self.sift(&self.part(batch, 0, half)?, first_row, sieve)?;
+                self.sift(&self.part(batch, half, rows - half)?, first_row + half, sieve)
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn part(&self, batch: &RecordBatch, start: usize, rows: usize) -> Result<RecordBatch, EngineError> {
+        self.with_own_items(batch.slice(start, rows))
+    }
+
+    fn with_own_items(&self, batch: RecordBatch) -> Result<RecordBatch, EngineError> {
+        with_own_items(batch).map_err(|error| self.run_error(error.into()))
     }
 
     fn run_numbered(&self, batch: &RecordBatch) -> Result<(RecordBatch, UInt32Array), EngineError> {
@@ -159,7 +168,7 @@ impl RowProgram {
     /// The batch with the declared schema, whose details (such as metadata) need not be those of the message.
     fn checked(&self, batch: RecordBatch) -> Result<RecordBatch, EngineError> {
         if batch.schema_ref() == &self.input_schema {
-            return Ok(batch);
+            return self.with_own_items(batch);
         }
         let fault = |reason: String| EngineError::Input { input: self.input.clone(), reason };
         let found = batch.schema();
@@ -167,7 +176,8 @@ impl RowProgram {
             return Err(fault(reason));
         }
         let (_, columns, _) = batch.into_parts();
-        RecordBatch::try_new(Arc::clone(&self.input_schema), columns).map_err(|error| fault(error.to_string()))
+        let batch = RecordBatch::try_new(Arc::clone(&self.input_schema), columns);
+        self.with_own_items(batch.map_err(|error| fault(error.to_string()))?)
     }
 
     fn execute(&self, plan: &Arc<dyn ExecutionPlan>, batch: RecordBatch) -> Result<RecordBatch, EngineError> {
@@ -320,10 +330,44 @@ fn carry_row_number(plan: LogicalPlan) -> PlanResult<LogicalPlan> {
 
 // ---- execution ----
 
+/// The batch without items of lists that none of its rows shows. A slice keeps every item of the lists it was cut from,
+/// and casts look at all of them: a row would fail for an item of its neighbour. Copies columns that have such items.
+fn with_own_items(batch: RecordBatch) -> Result<RecordBatch, ArrowError> {
+    if batch.columns().iter().all(|column| shows_all_items(column)) {
+        return Ok(batch);
+    }
+    let rows = UInt64Array::from_iter_values(0..batch.num_rows() as u64);
+    let (schema, columns, _) = batch.into_parts();
+    let own = columns.into_iter().map(|column| match shows_all_items(&column) {
+        true => Ok(column),
+        false => take(&column, &rows, None),
+    });
+    RecordBatch::try_new(schema, own.collect::<Result<Vec<_>, _>>()?)
+}
+
+/// Lists and structs are all that columns of a channel nest.
+fn shows_all_items(array: &dyn Array) -> bool {
+    match array.data_type() {
+        DataType::List(_) => is_tight(array.as_list()) && shows_all_items(array.as_list::<i32>().values()),
+        DataType::Struct(_) => array.as_struct().columns().iter().all(|column| shows_all_items(column)),
+        _ => true,
+    }
+}
+
+/// Whether every item is in a list that is there: a null may stand over items too.
+fn is_tight(lists: &ListArray) -> bool {
+    let offsets = lists.value_offsets();
+    let is_end = |end: &i32| usize::try_from(*end).is_ok_and(|end| end == lists.values().len());
+    let is_empty = |row: usize| offsets[row] == offsets[row + 1];
+    offsets.first() == Some(&0)
+        && offsets.last().is_some_and(is_end)
+        && (lists.null_count() == 0 || (0..lists.len()).all(|row| lists.is_valid(row) || is_empty(row)))
+}
+
 /// The batch with the numbers of its rows as the last column.
-fn number(batch: &RecordBatch) -> Result<RecordBatch, arrow::error::ArrowError> {
+fn number(batch: &RecordBatch) -> Result<RecordBatch, ArrowError> {
     let rows = u32::try_from(batch.num_rows())
-        .map_err(|_| arrow::error::ArrowError::InvalidArgumentError("the batch has 2^32 rows or more".to_owned()))?;
+        .map_err(|_| ArrowError::InvalidArgumentError("the batch has 2^32 rows or more".to_owned()))?;
     let numbers: ArrayRef = Arc::new(UInt32Array::from_iter_values(0..rows));
     let mut fields: Vec<Arc<Field>> = batch.schema_ref().fields().iter().cloned().collect();
     fields.push(Arc::new(row_field()));

@@ -2,6 +2,7 @@ use arrow::array::{
     BooleanArray, Decimal128Array, Int32Array, Int64Array, ListArray, StringArray, StructArray,
     TimestampMicrosecondArray,
 };
+use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Fields, Int32Type};
 use arrow::util::pretty::pretty_format_batches;
 use delivery::ErrorClass;
@@ -323,6 +324,7 @@ const FALLIBLE: &[&str] = &[
     "SELECT id, CAST(json_get_str(j, 'k') AS BIGINT) AS c, coalesce(n, 1 / (id - 9)) AS e FROM t",
     "SELECT id, CAST(substr(s, 5) AS INT) AS c FROM t WHERE 7 / (id - 12) >= 0 OR b",
     "SELECT id, to_timestamp(s) AS c FROM t WHERE id % 10 = 4 OR s IS NULL",
+    "SELECT id, arrow_cast(l, 'List(Decimal128(1, 1))') AS c FROM t",
 ];
 
 /// What becomes of each row alone: its output if any, or the reason.
@@ -356,6 +358,25 @@ fn one_bad_row_never_loses_its_neighbours() {
 | 6  | 100 |
 +----+-----+"
     );
+}
+
+#[test]
+fn an_item_of_a_list_is_at_fault_in_its_own_row_alone() {
+    let program = program("SELECT id, arrow_cast(l, 'List(Decimal128(1, 1))') AS c FROM t");
+    // Lists of `t` have the items 0 to `id % 4 - 1`, and a one has too many digits; row 2 has no list.
+    let (good, bad, kept) = program.run_each(rows(0..4)).expect("sifts");
+    assert_eq!((good.num_rows(), kept), (3, vec![0, 1, 2]));
+    assert_eq!(bad.len(), 1, "{bad:?}");
+    assert_eq!(program.run(rows(0..4).slice(0, 2)).expect("runs").num_rows(), 2);
+
+    let item = Arc::new(Field::new_list_field(DataType::Int32, true));
+    let nulls = NullBuffer::from(vec![false, true]);
+    let hidden =
+        ListArray::new(item, OffsetBuffer::from_lengths([1, 1]), Arc::new(Int32Array::from(vec![7, 0])), Some(nulls));
+    let (schema, mut columns, _) = rows(0..2).into_parts();
+    columns[7] = Arc::new(hidden);
+    let batch = RecordBatch::try_new(schema, columns).expect("is a batch");
+    assert_eq!(program.run(batch).expect("runs").num_rows(), 2);
 }
 
 #[test]
