@@ -1,8 +1,9 @@
 //! What a view may say: rows in, rows out, one by one.
 //!
 //! Invariant: a query that passes reads relations only through `FROM` and `UNION ALL`, so its plan is a tree of
-//! projections and filters over scans. Everything that needs state or order is refused at the clause that asks for it,
-//! as is every clause the planner would silently ignore.
+//! projections and filters over scans, of which there are not too many, since planning walks each. Everything that
+//! needs state or order is refused at the clause that asks for it, as is every clause the planner would silently
+//! ignore.
 //! Deliberately absent: types and names of columns, which the planner checks.
 
 use std::ops::ControlFlow;
@@ -21,6 +22,9 @@ use crate::session::state;
 
 /// Functions that put rows into windows of time.
 pub(crate) const TIME_WINDOWS: &[&str] = &["tumble", "hop", "session", "cumulate"];
+
+/// Branches of one view. Unions of unions multiply, and each branch becomes a plan, and a task for each partition.
+pub(crate) const MAX_BRANCHES: usize = 256;
 
 /// What views can do, as help for what they cannot.
 pub(crate) const ROW_BY_ROW: &str =
@@ -65,16 +69,27 @@ impl Visitor for Calls {
 }
 
 fn inspect<'a>(source: &'a SourceFile, query: &'a QueryText) -> Inspector<'a> {
-    let mut inspector = Inspector { source, text: query, scope: Vec::new(), inputs: Vec::new(), problems: Vec::new() };
+    let mut inspector =
+        Inspector { source, text: query, scope: Vec::new(), scans: 0, inputs: Vec::new(), problems: Vec::new() };
     inspector.query(&query.tree);
+    inspector.check_scans("the view", query.start());
     inspector
+}
+
+/// A name that `WITH` made, and how many scans are behind it.
+struct Named {
+    name: String,
+    scans: usize,
 }
 
 struct Inspector<'a> {
     source: &'a SourceFile,
     text: &'a QueryText,
     /// Names that `WITH` made, innermost last.
-    scope: Vec<String>,
+    scope: Vec<Named>,
+    /// Scans of the query so far, with those of the names it reads. A chain of names doubles them with each link, so
+    /// they are counted and never listed.
+    scans: usize,
     inputs: Vec<Input>,
     problems: Vec<Problem>,
 }
@@ -115,8 +130,20 @@ impl Inspector<'_> {
     }
 
     fn cte(&mut self, cte: &Cte) {
+        let scans_outside = std::mem::take(&mut self.scans);
         self.query(&cte.query);
-        self.scope.push(cte.alias.name.value.clone());
+        let name = cte.alias.name.value.clone();
+        self.check_scans(&format!("`{name}`"), cte.alias.name.span);
+        self.scope.push(Named { name, scans: std::mem::replace(&mut self.scans, scans_outside) });
+    }
+
+    /// Refuses as soon as there are too many, and then goes on with none, so that one chain is one problem.
+    fn check_scans(&mut self, whose: &str, span: Span) {
+        if self.scans > MAX_BRANCHES {
+            self.scans = 0;
+            let problem = self.report(span, format!("{whose} has more than {MAX_BRANCHES} branches"));
+            problem.help = Some("each UNION ALL adds up what it reads; cut it into several views".to_owned());
+        }
     }
 
     /// What may follow the body of a query.
@@ -312,11 +339,20 @@ impl Inspector<'_> {
         let span = name.span();
         let parts: Vec<&str> = name.0.iter().filter_map(|part| part.as_ident()).map(|id| id.value.as_str()).collect();
         match parts.as_slice() {
-            [one] if self.scope.iter().any(|known| known == one) => {}
-            [one] => self.inputs.push(Input { name: (*one).to_owned(), span }),
+            [one] => self.read(one, span),
             _ => {
                 let problem = self.report(span, "not supported yet: reading from another pipeline");
                 problem.help = Some("a view reads sources and views of its own pipeline, without a schema".to_owned());
+            }
+        }
+    }
+
+    fn read(&mut self, name: &str, span: Span) {
+        match self.scope.iter().rev().find(|known| known.name == name) {
+            Some(known) => self.scans = self.scans.saturating_add(known.scans),
+            None => {
+                self.scans = self.scans.saturating_add(1);
+                self.inputs.push(Input { name: name.to_owned(), span });
             }
         }
     }

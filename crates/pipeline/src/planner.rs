@@ -25,16 +25,13 @@ use datafusion::sql::planner::{ParserOptions, SqlToRel};
 use datafusion::sql::sqlparser::ast::{self, SelectItem, SetExpr, Spanned, Visit, Visitor};
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token};
 
-use crate::inspect;
+use crate::inspect::{self, MAX_BRANCHES};
 use crate::lex::{Origin, QueryText, lower_first};
 use crate::names::fault_of_column;
 use crate::near::did_you_mean;
 use crate::problem::Problem;
 use crate::session::state;
 use crate::wire;
-
-/// Branches of one view: unions of unions multiply.
-const MAX_BRANCHES: usize = 256;
 
 /// Functions that the library calls immutable although another build answers differently.
 const DIFFER_BY_BUILD: &[&str] = &["version"];

@@ -167,6 +167,27 @@ fn a_name_of_with_hides_the_relation_of_that_name() {
     assert!(problems.starts_with("error: no source or view `x`"), "{problems}");
 }
 
+/// A chain of names, each twice the one before.
+fn doubled(links: usize, then: &str) -> String {
+    let link = |number: usize| format!(", a{number} AS (SELECT * FROM a{0} UNION ALL SELECT * FROM a{0})", number - 1);
+    let links: String = (1..=links).map(link).collect();
+    format!("CREATE MATERIALIZED VIEW v AS WITH a0 AS (SELECT country FROM orders){links} SELECT * FROM {then}")
+}
+
+#[test]
+fn branches_are_counted_before_they_are_planned() {
+    let view = view(&doubled(8, "a8"));
+    assert_eq!(view.branches.len(), 256);
+    let problems = problems_of(&format!("{ORDERS}{}", doubled(8, "a8 UNION ALL SELECT country FROM orders")));
+    assert!(problems.starts_with("error: the view has more than 256 branches"), "{problems}");
+    // Planning a billion of them would never end, whether they are read or not.
+    for then in ["a30", "orders"] {
+        let problems = problems_of(&format!("{ORDERS}{}", doubled(30, then)));
+        assert!(problems.starts_with("error: `a9` has more than 256 branches"), "{problems}");
+        assert!(problems.contains("cut it into several views"), "{problems}");
+    }
+}
+
 #[test]
 fn only_plain_copies_stay_not_null_and_event_time() {
     let nullable = |sql: &str| {
