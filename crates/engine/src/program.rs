@@ -11,6 +11,7 @@
 //! microseconds; planning anew costs hundreds. It also makes runs independent, so a program can be shared.
 
 use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
@@ -92,6 +93,7 @@ impl RowProgram {
     /// Runs a batch as a whole.
     ///
     /// Shapes: output rows in the order of the input rows they came from.
+    /// Panics: never because of values; the library's own are caught and are faults of rows.
     /// Errors: `Row` if any row is at fault, and then nothing comes out: use [`RowProgram::run_each`]. Evaluation of
     /// a batch is more eager than of a row (`x <> 0 AND 10 / x > 1` divides by every `x` of a batch), so `Row` does
     /// not even mean that some row alone is at fault.
@@ -184,18 +186,23 @@ impl RowProgram {
         if batch.num_rows() == 0 {
             return Ok(RecordBatch::new_empty(plan.schema()));
         }
-        let run = || -> PlanResult<Option<Vec<RecordBatch>>> {
-            let ready = fresh(plan, batch)?;
-            collect(ready.execute(0, Arc::clone(&self.context))?)
-        };
-        let batches = run().map_err(|error| EngineError::of_run(&self.input, error))?;
+        // Nothing is computed before the stream is read, so no row is at fault if there is none.
+        let ready = fresh(plan, batch).and_then(|ready| ready.execute(0, Arc::clone(&self.context)));
+        let stream = ready.map_err(|error| self.run_error(error))?;
+        let batches = self.guarded(|| collect(stream))?;
         let batches = batches.ok_or_else(|| EngineError::Waits { input: self.input.clone() })?;
         match <[RecordBatch; 1]>::try_from(batches) {
             Ok([only]) => Ok(only),
             // Too much for one batch is a fault of its rows: half of them may fit.
-            Err(several) => {
-                concat_batches(&plan.schema(), &several).map_err(|error| EngineError::of_run(&self.input, error.into()))
-            }
+            Err(several) => self.guarded(|| Ok(concat_batches(&plan.schema(), &several)?)),
+        }
+    }
+
+    /// Runs the library's code on values from outside: a panic there is a verdict on them, not the end of the task.
+    fn guarded<T>(&self, compute: impl FnOnce() -> PlanResult<T>) -> Result<T, EngineError> {
+        match catch_unwind(AssertUnwindSafe(compute)) {
+            Ok(outcome) => outcome.map_err(|error| EngineError::of_run(&self.input, error)),
+            Err(_) => Err(EngineError::of_panic()),
         }
     }
 
@@ -210,8 +217,7 @@ impl RowProgram {
     fn conform_column(&self, field: &Field, column: &ArrayRef) -> Result<ArrayRef, EngineError> {
         let column = match column.data_type() == field.data_type() {
             true => Arc::clone(column),
-            false => cast_with_options(column, field.data_type(), &STRICT)
-                .map_err(|error| EngineError::of_run(&self.input, error.into()))?,
+            false => self.guarded(|| Ok(cast_with_options(column, field.data_type(), &STRICT)?))?,
         };
         if !field.is_nullable() && column.null_count() > 0 {
             let reason = format!("column `{}` is NOT NULL, found a null", field.name());

@@ -5,6 +5,7 @@ use arrow::array::{
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{Fields, Int32Type};
 use arrow::util::pretty::pretty_format_batches;
+use datafusion::logical_expr::{ColumnarValue, ScalarFunctionArgs, ScalarUDF, ScalarUDFImpl, Signature, Volatility};
 use delivery::ErrorClass;
 use pipeline::{Catalog, Graph, Permissions, SourceText};
 
@@ -460,6 +461,55 @@ fn rows_at_fault_say_why() {
         let (_, bad, _) = program(query).run_each(rows(1..2)).expect("sifts");
         assert_eq!(bad, [(0, reason.to_owned())], "{query}");
     }
+}
+
+/// A function of a library that did not think of some numbers.
+#[derive(Debug, PartialEq, Eq, Hash)]
+struct Fragile(Signature);
+
+impl ScalarUDFImpl for Fragile {
+    fn name(&self) -> &str {
+        "fragile"
+    }
+
+    fn signature(&self) -> &Signature {
+        &self.0
+    }
+
+    fn return_type(&self, _: &[DataType]) -> PlanResult<DataType> {
+        Ok(DataType::Int64)
+    }
+
+    fn invoke_with_args(&self, args: ScalarFunctionArgs) -> PlanResult<ColumnarValue> {
+        let ids = args.args[0].to_array(args.number_rows)?;
+        let has = |id: i64| ids.as_primitive::<arrow::datatypes::Int64Type>().values().contains(&id);
+        assert!(!has(5), "nobody thought of five");
+        match (has(7), has(9)) {
+            (true, _) => internal_err!("expected anything but seven"),
+            (_, true) => Err(ArrowError::DictionaryKeyOverflowError.into()),
+            _ => Ok(ColumnarValue::Array(ids)),
+        }
+    }
+}
+
+#[test]
+fn a_value_that_the_library_cannot_cope_with_is_a_fault_of_its_row() {
+    let graph = graph("CREATE MATERIALIZED VIEW v AS SELECT id FROM t");
+    let mut branch = graph.views[0].branches[0].clone();
+    let id = Expr::Column(branch.plan.schema().columns().remove(0));
+    let fragile = ScalarUDF::new_from_impl(Fragile(Signature::any(1, Volatility::Immutable)));
+    let plan = LogicalPlanBuilder::from(branch.plan).project([fragile.call(vec![id]).alias("id")]);
+    branch.plan = plan.and_then(LogicalPlanBuilder::build).expect("is a plan");
+    let output = Arc::new(Schema::new(vec![Field::new("id", DataType::Int64, true)]));
+    let program = RowProgram::compile(&branch, &output).expect("compiles");
+    let (good, bad, kept) = program.run_each(rows(0..12)).expect("sifts");
+    assert_eq!((good.num_rows(), kept), (9, vec![0, 1, 2, 3, 4, 6, 8, 10, 11]));
+    let reasons = [
+        (5, "the library gave up on it"),
+        (7, "the library gave up on it: expected anything but seven"),
+        (9, "dictionary key bigger than the key type"),
+    ];
+    assert_eq!(bad, reasons.map(|(row, reason)| (row, reason.to_owned())));
 }
 
 #[test]
