@@ -23,9 +23,9 @@ use delivery::ErrorClass;
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-use crate::parse::parse;
+use crate::parse::parse_stored;
 use crate::problem::Problems;
-use crate::spec::{SourceText, Statement};
+use crate::spec::Statement;
 
 const RECORD_FORMAT: u32 = 1;
 
@@ -160,7 +160,7 @@ impl Catalog {
 
     fn parse_upsert(&self, pipeline: &str, upsert: &Upsert) -> Result<Statement, CatalogError> {
         let file = format!("catalog:{pipeline}.{}", upsert.name);
-        let parsed = parse(&[SourceText { file, text: upsert.statement.clone() }])
+        let parsed = parse_stored(&file, &upsert.statement)
             .map_err(|source| CatalogError::Unreadable { version: self.version, name: upsert.name.clone(), source })?;
         match <[Statement; 1]>::try_from(parsed) {
             Ok([statement]) if statement.name == upsert.name => Ok(statement),

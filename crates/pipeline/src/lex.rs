@@ -11,6 +11,7 @@ use datafusion::sql::sqlparser::ast::Query;
 use datafusion::sql::sqlparser::dialect::GenericDialect;
 use datafusion::sql::sqlparser::tokenizer::{Location, Span, Token, TokenWithSpan, Tokenizer, Word};
 
+use crate::names::is_same_name;
 use crate::near::did_you_mean;
 use crate::problem::Problem;
 
@@ -22,11 +23,23 @@ const MAX_FILE_BYTES: usize = 512 * 1024;
 pub(crate) struct SourceFile {
     pub(crate) file: Arc<str>,
     pub(crate) text: Arc<str>,
+    /// Whether it was accepted before and comes out of the catalog. Checks that came later are for what comes new:
+    /// a definition whose rows are there is not taken from whoever reads them.
+    pub(crate) is_stored: bool,
 }
 
 impl SourceFile {
     pub(crate) fn new(file: &str, text: &str) -> SourceFile {
-        SourceFile { file: file.into(), text: text.into() }
+        SourceFile { file: file.into(), text: text.into(), is_stored: false }
+    }
+
+    pub(crate) fn stored(file: &str, text: &str) -> SourceFile {
+        SourceFile { is_stored: true, ..SourceFile::new(file, text) }
+    }
+
+    /// Whether tables take two names, of columns or of fields of a struct, for one. Only ASCII was compared once.
+    pub(crate) fn is_same_name(&self, one: &str, other: &str) -> bool {
+        one.eq_ignore_ascii_case(other) || (!self.is_stored && is_same_name(one, other))
     }
 
     pub(crate) fn problem(&self, span: Span, message: impl Into<String>) -> Problem {

@@ -67,6 +67,12 @@ pub(crate) fn fault_of_column(name: &str) -> Option<String> {
     name.chars().find(|c| refused(*c)).map(|c| format!("has {c:?} in it, which tables cannot hold"))
 }
 
+/// Whether tables take two names, of columns or of fields of a struct, for one.
+pub(crate) fn is_same_name(one: &str, other: &str) -> bool {
+    let is_plain = one.is_ascii() && other.is_ascii();
+    one.eq_ignore_ascii_case(other) || (!is_plain && one.to_lowercase() == other.to_lowercase())
+}
+
 /// What is wrong with the name of a user's topic, as the end of a sentence.
 pub(crate) fn fault_of_topic(topic: &str) -> Option<String> {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);

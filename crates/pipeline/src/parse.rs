@@ -39,11 +39,21 @@ const SINK_OPTIONS: [&str; 2] = ["topic", "format"];
 ///
 /// Errors: every fault found in any of the files, with its place.
 pub fn parse(files: &[SourceText]) -> Result<Vec<Statement>, Problems> {
+    parse_files(files.iter().map(|file| SourceFile::new(&file.file, &file.text)))
+}
+
+/// Parses what the catalog holds, without checks that came after it was accepted.
+///
+/// Errors: every fault found, as if the text were the file.
+pub(crate) fn parse_stored(file: &str, text: &str) -> Result<Vec<Statement>, Problems> {
+    parse_files([SourceFile::stored(file, text)])
+}
+
+fn parse_files(files: impl IntoIterator<Item = SourceFile>) -> Result<Vec<Statement>, Problems> {
     let mut problems = Vec::new();
     let mut statements = Vec::new();
     let mut names = Names::default();
-    for file in files {
-        let source = SourceFile::new(&file.file, &file.text);
+    for source in files {
         for tokens in split_statements(&source, &mut problems) {
             read_statements(&source, &tokens, &mut names, &mut statements, &mut problems);
         }
@@ -351,7 +361,7 @@ fn read_column(cursor: &mut Cursor<'_>, body: &mut Body, owner: BodyOf) -> Resul
     if let Some(fault) = fault_of_column(&name) {
         return Err(cursor.problem(span, format!("column name `{name}` {fault}")));
     }
-    if let Some(other) = body.columns.iter().find(|column| column.name.eq_ignore_ascii_case(&name)) {
+    if let Some(other) = body.columns.iter().find(|column| cursor.source.is_same_name(&column.name, &name)) {
         let message = match other.name == name {
             true => format!("column `{name}` is there twice"),
             false => format!("columns `{}` and `{name}` differ only in case, which tables cannot hold", other.name),

@@ -416,7 +416,7 @@ impl Explain<'_> {
         for (index, field) in plan.schema().fields().iter().enumerate() {
             let span = self.column_span(index);
             let name = field.name();
-            if let Some(other) = columns.iter().find(|(other, _)| other.eq_ignore_ascii_case(name)) {
+            if let Some(other) = columns.iter().find(|(other, _)| self.origin.source.is_same_name(other, name)) {
                 let other = &other.0;
                 problems.push(match other == name {
                     true => self.repeated(name, span),
@@ -431,7 +431,7 @@ impl Explain<'_> {
             if fault_of_column(name).is_some() {
                 problems.push(self.unusable_name(index, name, span));
             }
-            match wire::normalise(field.data_type()) {
+            match self.wire_type(field.data_type()) {
                 Ok(data_type) => columns.push((name.clone(), data_type)),
                 Err(help) => {
                     let message = format!("column `{name}` is {}, which tables cannot hold", call(field.data_type()));
@@ -443,6 +443,14 @@ impl Explain<'_> {
             problems.push(self.at_start("the view has no columns"));
         }
         if problems.is_empty() { Ok(columns) } else { Err(problems) }
+    }
+
+    /// Errors: the help text for a type that tables cannot hold.
+    fn wire_type(&self, data_type: &DataType) -> Result<DataType, String> {
+        let data_type = wire::normalise(data_type)?;
+        let repeated = wire::repeated_field(&data_type).filter(|_| !self.origin.source.is_stored);
+        let fault = repeated.map(|field| format!("field `{field}` is there twice; case does not tell fields apart"));
+        fault.map_or(Ok(data_type), Err)
     }
 
     fn unusable_name(&self, index: usize, name: &str, span: Span) -> Problem {

@@ -8,6 +8,8 @@ use std::sync::Arc;
 
 use arrow::datatypes::{DataType, Field, Fields, TimeUnit};
 
+use crate::names::{fault_of_column, is_same_name};
+
 /// Microseconds since the epoch, in UTC.
 pub(crate) fn utc() -> DataType {
     DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into()))
@@ -85,10 +87,25 @@ fn normalise_struct(fields: &Fields) -> Result<DataType, String> {
 }
 
 fn normalise_field(field: &Arc<Field>) -> Result<Field, String> {
-    if let Some(fault) = crate::names::fault_of_column(field.name()) {
+    if let Some(fault) = fault_of_column(field.name()) {
         return Err(format!("name the fields of the struct with named_struct(…): `{}` {fault}", field.name()));
     }
     Ok(Field::new(field.name(), normalise(field.data_type())?, true))
+}
+
+/// The field of a struct whose name tables take for that of one before it, at any depth of a wire type.
+pub(crate) fn repeated_field(data_type: &DataType) -> Option<&str> {
+    match data_type {
+        DataType::List(item) => repeated_field(item.data_type()),
+        DataType::Struct(fields) => {
+            let is_repeated = |(index, field): &(usize, &Arc<Field>)| {
+                fields.iter().take(*index).any(|known| is_same_name(known.name(), field.name()))
+            };
+            let repeated = fields.iter().enumerate().find(is_repeated).map(|(_, field)| field.name().as_str());
+            repeated.or_else(|| fields.iter().find_map(|field| repeated_field(field.data_type())))
+        }
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -112,6 +129,18 @@ mod tests {
             let once = normalise(&data_type).expect("has a wire type");
             assert_eq!(normalise(&once).as_ref(), Ok(&once), "{data_type}");
         }
+    }
+
+    #[test]
+    fn fields_that_tables_take_for_one_are_found_at_any_depth() {
+        let number = |name: &str| Field::new(name, DataType::Int32, true);
+        let of = |fields: Vec<Field>| DataType::Struct(Fields::from(fields));
+        let nested = of(vec![number("a"), Field::new("b", of(vec![number("x"), number("X")]), true)]);
+        let list = DataType::List(Arc::new(Field::new_list_field(of(vec![number("ä"), number("Ä")]), true)));
+        assert_eq!(repeated_field(&nested), Some("X"));
+        assert_eq!(repeated_field(&list), Some("Ä"));
+        assert_eq!(repeated_field(&of(vec![number("a"), number("b"), Field::new("c", list, true)])), Some("Ä"));
+        assert_eq!(repeated_field(&of(vec![number("ss"), number("ß")])), None);
     }
 
     #[test]

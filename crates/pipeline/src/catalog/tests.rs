@@ -78,6 +78,37 @@ fn the_record_has_the_documented_shape() {
     assert_eq!(text, expected);
 }
 
+/// A record of definitions as some program before this one wrote it.
+fn record(base: u64, upserts: &[(&str, &str)]) -> Vec<u8> {
+    let upsert = |(name, statement): &(&str, &str)| serde_json::json!({"name": name, "statement": statement});
+    let upserts: Vec<_> = upserts.iter().map(upsert).collect();
+    let record = serde_json::json!({
+        "format": 1, "base": base, "id": "", "pipeline": "shop", "upserts": upserts, "drops": []
+    });
+    record.to_string().into_bytes()
+}
+
+#[test]
+fn what_was_accepted_before_a_check_came_is_read_but_not_taken_again() {
+    let definitions = [
+        ("s", "CREATE SOURCE s (\"ä\" INT, \"Ä\" INT, x STRUCT<\"é\" INT, \"É\" INT>)"),
+        ("v", "CREATE MATERIALIZED VIEW v AS SELECT \"ä\" AS \"ö\", \"ä\" AS \"Ö\" FROM s"),
+        ("w", "CREATE MATERIALIZED VIEW w AS SELECT named_struct('a', \"ä\", 'A', \"ä\") AS x FROM s"),
+    ];
+    let mut catalog = Catalog::default();
+    assert_eq!(catalog.replay(&record(0, &definitions)).expect("is read"), Replay::Accepted { version: 1 });
+    assert_eq!(crate::compile(&catalog).expect("compiles").views.len(), 2);
+
+    let problems = |sql: &str| planned(&Catalog::default(), sql).expect_err("tables cannot hold it").to_string();
+    assert!(problems(definitions[0].1).starts_with("error: columns `ä` and `Ä` differ only in case"));
+    assert!(problems("CREATE SOURCE s (x STRUCT<\"é\" INT, \"É\" INT>)").contains("field `É` is there twice"));
+    let source = "CREATE SOURCE s (\"ä\" INT);";
+    let named = problems(&format!("{source}{}", definitions[1].1));
+    assert!(named.contains("columns `ö` and `Ö` differ only in case"), "{named}");
+    let nested = problems(&format!("{source}{}", definitions[2].1));
+    assert!(nested.contains("help: field `A` is there twice"), "{nested}");
+}
+
 #[test]
 fn a_record_that_cannot_be_understood_stops_and_changes_nothing() {
     let record = |upserts: &str, drops: &str| {

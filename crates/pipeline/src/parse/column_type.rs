@@ -205,7 +205,7 @@ fn read_struct(cursor: &mut Cursor<'_>, depth: usize) -> Result<DataType, Proble
     loop {
         let field_span = cursor.span();
         let field = read_struct_field(cursor, depth)?;
-        if fields.iter().any(|known| known.name().eq_ignore_ascii_case(field.name())) {
+        if fields.iter().any(|known| cursor.source.is_same_name(known.name(), field.name())) {
             return Err(cursor.problem(field_span, format!("field `{}` is there twice", field.name())));
         }
         fields.push(field);
