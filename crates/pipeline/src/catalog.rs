@@ -2,8 +2,10 @@
 //!
 //! Invariant: the catalog is a pure function of the records replayed, and every reader decides alike. A record names
 //! the version it was made against; if that is not the version at its place in the log, the record is void for
-//! everybody. So of two changes that race exactly one happens.
-//! Deliberately absent: the log itself, and repair. A record nobody can read stops every reader, who must not guess.
+//! everybody. So of two changes that race exactly one happens. What the definitions of a record say has no part in
+//! that: one that this program cannot read is in force and broken, which is its own pipeline's trouble alone, and ends
+//! when it is replaced or dropped.
+//! Deliberately absent: the log itself, and guessing. A damaged record, or one of another format, stops every reader.
 //!
 //! # Records
 //! One JSON object per record:
@@ -34,6 +36,7 @@ const RECORD_FORMAT: u32 = 1;
 pub struct Catalog {
     version: u64,
     definitions: BTreeMap<(String, String), Definition>,
+    broken: BTreeMap<(String, String), BrokenDefinition>,
 }
 
 /// A definition in force.
@@ -45,6 +48,16 @@ pub struct Definition {
     pub incarnation: u64,
     pub statement: Statement,
 }
+
+/// A definition in force that this program cannot read: another build knew more, or was less strict.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct BrokenDefinition {
+    pub(crate) name: String,
+    pub(crate) problems: Problems,
+}
+
+/// What a stored definition says, or why that cannot be read.
+type Reading = Result<Statement, Problems>;
 
 /// What became of a record.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,16 +77,7 @@ pub enum CatalogError {
     UnknownFormat { version: u64, found: u32 },
     #[error("catalog record after version {version} is damaged: {reason}")]
     Damaged { version: u64, reason: String },
-    #[error(
-        "catalog record after version {version} has a definition `{name}` this program does not understand; upgrade it"
-    )]
-    Unreadable {
-        version: u64,
-        name: String,
-        #[source]
-        source: Problems,
-    },
-    #[error("pipeline `{pipeline}` of catalog version {version} does not compile in this program; upgrade it")]
+    #[error("pipeline `{pipeline}` of catalog version {version} does not compile here; upgrade, or apply it anew")]
     DoesNotCompile {
         version: u64,
         pipeline: String,
@@ -95,17 +99,17 @@ impl Catalog {
         self.version
     }
 
-    /// Definitions in force, by pipeline and name.
+    /// Definitions in force that this program can read, by pipeline and name.
     pub fn definitions(&self) -> impl Iterator<Item = &Definition> {
         self.definitions.values()
     }
 
-    /// Pipelines that have a definition.
+    /// Pipelines that have a definition, be it one that cannot be read.
     pub fn pipelines(&self) -> BTreeSet<&str> {
-        self.definitions.keys().map(|(pipeline, _)| pipeline.as_str()).collect()
+        self.definitions.keys().chain(self.broken.keys()).map(|(pipeline, _)| pipeline.as_str()).collect()
     }
 
-    /// The definition of that name, if there is one.
+    /// The definition of that name, if there is one that can be read.
     pub fn definition(&self, pipeline: &str, name: &str) -> Option<&Definition> {
         self.definitions.get(&(pipeline.to_owned(), name.to_owned()))
     }
@@ -115,30 +119,51 @@ impl Catalog {
         self.definitions.values().filter(move |definition| definition.pipeline == pipeline)
     }
 
+    pub(crate) fn broken_of(&self, pipeline: &str) -> impl Iterator<Item = &BrokenDefinition> {
+        let pipeline = pipeline.to_owned();
+        self.broken.iter().filter(move |((owner, _), _)| *owner == pipeline).map(|(_, definition)| definition)
+    }
+
     /// Applies the next record of the log.
     ///
-    /// Errors: the record cannot be understood; nothing changed, and the caller must not go on.
+    /// Errors: the record cannot be understood; nothing changed, and the caller must not go on. Definitions in it that
+    /// cannot be read are none: see [`crate::Graph::broken`].
     pub fn replay(&mut self, record: &[u8]) -> Result<Replay, CatalogError> {
         let change = self.decode(record)?;
         if change.base != self.version {
             return Ok(Replay::Stale { base: change.base, version: self.version });
         }
-        let upserts = self.parse_upserts(&change)?;
+        let upserts = self.read_upserts(&change)?;
         self.check_drops(&change)?;
         self.version += 1;
-        for name in change.drops {
-            self.definitions.remove(&(change.pipeline.clone(), name));
+        for name in &change.drops {
+            self.remove(&change.pipeline, name);
         }
-        for statement in upserts {
-            let definition = Definition {
-                pipeline: change.pipeline.clone(),
-                name: statement.name.clone(),
-                incarnation: self.version,
-                statement,
-            };
-            self.definitions.insert((change.pipeline.clone(), definition.name.clone()), definition);
+        for (upsert, reading) in change.upserts.iter().zip(upserts) {
+            self.remove(&change.pipeline, &upsert.name);
+            self.insert(&change.pipeline, &upsert.name, reading);
         }
         Ok(Replay::Accepted { version: self.version })
+    }
+
+    fn remove(&mut self, pipeline: &str, name: &str) {
+        let key = (pipeline.to_owned(), name.to_owned());
+        self.definitions.remove(&key);
+        self.broken.remove(&key);
+    }
+
+    fn insert(&mut self, pipeline: &str, name: &str, reading: Reading) {
+        let (pipeline, name) = (pipeline.to_owned(), name.to_owned());
+        let key = (pipeline.clone(), name.clone());
+        match reading {
+            Ok(statement) => {
+                let definition = Definition { pipeline, name, incarnation: self.version, statement };
+                self.definitions.insert(key, definition);
+            }
+            Err(problems) => {
+                self.broken.insert(key, BrokenDefinition { name, problems });
+            }
+        }
     }
 
     fn damaged(&self, reason: impl Into<String>) -> CatalogError {
@@ -154,22 +179,29 @@ impl Catalog {
         serde_json::from_slice(record).map_err(|error| self.damaged(error.to_string()))
     }
 
-    fn parse_upserts(&self, change: &Change) -> Result<Vec<Statement>, CatalogError> {
-        change.upserts.iter().map(|upsert| self.parse_upsert(&change.pipeline, upsert)).collect()
+    fn read_upserts(&self, change: &Change) -> Result<Vec<Reading>, CatalogError> {
+        change.upserts.iter().map(|upsert| self.read_upsert(&change.pipeline, upsert)).collect()
     }
 
-    fn parse_upsert(&self, pipeline: &str, upsert: &Upsert) -> Result<Statement, CatalogError> {
+    fn read_upsert(&self, pipeline: &str, upsert: &Upsert) -> Result<Reading, CatalogError> {
         let file = format!("catalog:{pipeline}.{}", upsert.name);
-        let parsed = parse_stored(&file, &upsert.statement)
-            .map_err(|source| CatalogError::Unreadable { version: self.version, name: upsert.name.clone(), source })?;
+        let parsed = match parse_stored(&file, &upsert.statement) {
+            Ok(parsed) => parsed,
+            Err(problems) => return Ok(Err(problems)),
+        };
         match <[Statement; 1]>::try_from(parsed) {
-            Ok([statement]) if statement.name == upsert.name => Ok(statement),
+            Ok([statement]) if statement.name == upsert.name => Ok(Ok(statement)),
             _ => Err(self.damaged(format!("the statement of `{}` does not define it", upsert.name))),
         }
     }
 
+    fn has(&self, pipeline: &str, name: &str) -> bool {
+        let key = (pipeline.to_owned(), name.to_owned());
+        self.definitions.contains_key(&key) || self.broken.contains_key(&key)
+    }
+
     fn check_drops(&self, change: &Change) -> Result<(), CatalogError> {
-        let missing = change.drops.iter().find(|name| self.definition(&change.pipeline, name).is_none());
+        let missing = change.drops.iter().find(|name| !self.has(&change.pipeline, name));
         match missing {
             Some(name) => Err(self.damaged(format!("it drops `{name}`, which does not exist"))),
             None => Ok(()),

@@ -10,7 +10,7 @@ use std::fmt;
 use delivery::ErrorClass;
 use thiserror::Error;
 
-use crate::catalog::{Catalog, Change, Definition};
+use crate::catalog::{Catalog, Change};
 use crate::names::{fault_of_name, landing_topic};
 use crate::problem::{Problem, Problems};
 use crate::resolve::resolve;
@@ -45,6 +45,8 @@ pub struct Changed {
 pub enum Reason {
     /// It says something else than before.
     Itself,
+    /// Nobody can tell what it said before.
+    Unreadable,
     /// It reads something that changes.
     Input(String),
 }
@@ -53,6 +55,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Reason::Itself => f.write_str("its definition changed"),
+            Reason::Unreadable => f.write_str("its definition could not be read"),
             Reason::Input(name) => write!(f, "because `{name}` changed"),
         }
     }
@@ -130,8 +133,7 @@ fn plan_beside(
     pipeline: &str,
     statements: Vec<Statement>,
 ) -> Result<ChangePlan, Problems> {
-    let current: BTreeMap<&str, &Definition> =
-        catalog.of_pipeline(pipeline).map(|definition| (definition.name.as_str(), definition)).collect();
+    let current = current(catalog, pipeline);
     let wanted: BTreeSet<&str> = statements.iter().map(|statement| statement.name.as_str()).collect();
     let leaving: BTreeSet<String> =
         current.keys().filter(|name| !wanted.contains(*name)).map(|name| (*name).to_owned()).collect();
@@ -145,7 +147,8 @@ fn plan_beside(
     let mut plan = ChangePlan::empty(catalog.version(), pipeline);
     for name in &leaving {
         plan.dropped.push(name.clone());
-        plan.dropped_kinds.insert(name.clone(), current[name.as_str()].statement.spec.kind());
+        let known = current.get(name.as_str()).copied().flatten();
+        plan.dropped_kinds.insert(name.clone(), known.map_or("broken", |statement| statement.spec.kind()));
     }
     let reasons = reasons(&current, &statements, &resolved.inputs);
     for statement in statements {
@@ -164,23 +167,31 @@ fn plan_beside(
     Ok(plan)
 }
 
+/// What is there now, by name: what each definition says, if this program can read it.
+type Current<'a> = BTreeMap<&'a str, Option<&'a Statement>>;
+
+fn current<'a>(catalog: &'a Catalog, pipeline: &str) -> Current<'a> {
+    let readable = catalog.of_pipeline(pipeline).map(|known| (known.name.as_str(), Some(&known.statement)));
+    readable.chain(catalog.broken_of(pipeline).map(|broken| (broken.name.as_str(), None))).collect()
+}
+
 /// Why each definition that stays changes: first by itself, then by what it reads, as far as that reaches.
 fn reasons(
-    current: &BTreeMap<&str, &Definition>,
+    current: &Current<'_>,
     statements: &[Statement],
     inputs: &BTreeMap<String, BTreeSet<String>>,
 ) -> BTreeMap<String, Reason> {
     let mut reasons = BTreeMap::new();
     let mut moved: BTreeSet<String> = BTreeSet::new();
     for statement in statements {
-        match current.get(statement.name.as_str()) {
-            Some(definition) if definition.statement == *statement => {}
-            Some(_) => {
-                reasons.insert(statement.name.clone(), Reason::Itself);
-                moved.insert(statement.name.clone());
-            }
-            None => {}
-        }
+        let reason = match current.get(statement.name.as_str()) {
+            Some(Some(known)) if *known == statement => continue,
+            Some(Some(_)) => Reason::Itself,
+            Some(None) => Reason::Unreadable,
+            None => continue,
+        };
+        reasons.insert(statement.name.clone(), reason);
+        moved.insert(statement.name.clone());
     }
     loop {
         let mut reached = Vec::new();

@@ -1,7 +1,8 @@
 //! Stages: what the services run for a catalog.
 //!
 //! Invariant: the same catalog gives the same graph, in the order of pipeline and name; every channel that a stage
-//! reads is one that another stage of the graph writes.
+//! reads is one that another stage of the graph writes. A pipeline has all of its stages or none, and one that has none
+//! leaves the others as they are.
 //! Deliberately absent: partitions and tasks, which depend on the log and on who is there.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,6 +26,15 @@ pub struct Graph {
     pub views: Vec<ViewStage>,
     pub sinks: Vec<SinkStage>,
     pub tables: Vec<TableStage>,
+    pub broken: Vec<BrokenPipeline>,
+}
+
+/// A pipeline that was right when it was applied and is not in this program. It has no stages until it is applied
+/// again, or dropped, or another program takes over.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BrokenPipeline {
+    pub pipeline: String,
+    pub problems: Problems,
 }
 
 /// Decodes a topic into a channel.
@@ -122,23 +132,41 @@ pub fn rejected_schema() -> SchemaRef {
     ]))
 }
 
-/// Compiles every pipeline of the catalog.
+impl Graph {
+    /// Compiles every pipeline of the catalog; those that cannot be are in `broken`.
+    pub fn of(catalog: &Catalog) -> Graph {
+        let mut graph = Graph::default();
+        for pipeline in catalog.pipelines() {
+            if let Err(problems) = compile_pipeline(catalog, pipeline, &mut graph) {
+                graph.broken.push(BrokenPipeline { pipeline: pipeline.to_owned(), problems });
+            }
+        }
+        graph
+    }
+}
+
+/// [`Graph::of`] for whoever needs all pipelines.
 ///
 /// Errors: a pipeline that was right when it was applied is not in this program.
 pub fn compile(catalog: &Catalog) -> Result<Graph, CatalogError> {
-    let mut graph = Graph::default();
-    for pipeline in catalog.pipelines() {
-        let definitions: Vec<&Definition> = catalog.of_pipeline(pipeline).collect();
-        let statements: Vec<&Statement> = definitions.iter().map(|definition| &definition.statement).collect();
-        let mut resolved = resolve(&statements, &BTreeSet::new());
-        Problems::check(std::mem::take(&mut resolved.problems)).map_err(|source| CatalogError::DoesNotCompile {
-            version: catalog.version(),
-            pipeline: pipeline.to_owned(),
-            source,
-        })?;
-        PipelineCompiler::new(pipeline, &definitions, resolved).run(&mut graph);
+    let graph = Graph::of(catalog);
+    match graph.broken.first().cloned() {
+        None => Ok(graph),
+        Some(BrokenPipeline { pipeline, problems }) => {
+            Err(CatalogError::DoesNotCompile { version: catalog.version(), pipeline, source: problems })
+        }
     }
-    Ok(graph)
+}
+
+fn compile_pipeline(catalog: &Catalog, pipeline: &str, graph: &mut Graph) -> Result<(), Problems> {
+    let unread = catalog.broken_of(pipeline).flat_map(|definition| definition.problems.iter().cloned());
+    Problems::check(unread.collect())?;
+    let definitions: Vec<&Definition> = catalog.of_pipeline(pipeline).collect();
+    let statements: Vec<&Statement> = definitions.iter().map(|definition| &definition.statement).collect();
+    let mut resolved = resolve(&statements, &BTreeSet::new());
+    Problems::check(std::mem::take(&mut resolved.problems))?;
+    PipelineCompiler::new(pipeline, &definitions, resolved).run(graph);
+    Ok(())
 }
 
 struct PipelineCompiler<'a> {

@@ -213,7 +213,7 @@ pub async fn apply(log: &dyn Log, request: &ApplyRequest) -> Result<ApplyAnswer,
         return Ok(ApplyAnswer { plan: text, changed: false, version });
     };
     let record = change.to_bytes();
-    rehearse(replayer.catalog.clone(), &record)?;
+    rehearse(replayer.catalog.clone(), &record, &request.pipeline)?;
     let message = NewMessage { payload: record.into(), ..NewMessage::default() };
     let offset = log.appender().append(&topic(), 0, message).await?.await?;
     let mut reader = replayer.reader(log).await?;
@@ -226,12 +226,16 @@ pub async fn apply(log: &dyn Log, request: &ApplyRequest) -> Result<ApplyAnswer,
     }
 }
 
-/// Goes through everything the services will do with a change, so that what cannot run is not published.
-fn rehearse(mut catalog: Catalog, record: &[u8]) -> Result<(), ApplyError> {
+/// Goes through everything the services will do with a change of a pipeline, so that what cannot run is not published.
+/// Other pipelines are not asked: one that is broken must not keep this one from changing.
+fn rehearse(mut catalog: Catalog, record: &[u8], pipeline: &str) -> Result<(), ApplyError> {
     let unusable = |error: anyhow::Error| ApplyError::Unusable(error);
     catalog.replay(record).map_err(|error| unusable(error.into()))?;
-    let graph = pipeline::compile(&catalog).map_err(|error| unusable(error.into()))?;
-    for view in &graph.views {
+    let graph = Graph::of(&catalog);
+    if let Some(broken) = graph.broken.iter().find(|broken| broken.pipeline == pipeline) {
+        return Err(unusable(broken.problems.clone().into()));
+    }
+    for view in graph.views.iter().filter(|view| view.pipeline == pipeline) {
         for branch in &view.branches {
             RowProgram::compile(branch, &view.schema).map_err(|error| unusable(error.into()))?;
         }
@@ -249,7 +253,8 @@ fn plan(catalog: &Catalog, request: &ApplyRequest) -> Result<ChangePlan, ApplyEr
 /// Follows the catalog for the life of a service, publishing each version it reaches.
 ///
 /// A log that fails is waited for; a record this version cannot read keeps the last good view and shows the reason in
-/// the health check, because going on with what is known loses nothing.
+/// the health check, because going on with what is known loses nothing. A pipeline that this version cannot run is in
+/// the check and in the log, and the others go on, so the process is ready all the same.
 ///
 /// # Errors
 /// None while running; ends when asked to stop.
@@ -299,21 +304,35 @@ async fn try_follow(
     replayer.read_to(log, end).await?;
     let mut reader = replayer.reader(log).await?;
     loop {
-        publish(&replayer.catalog, views)?;
-        check.set_ready(format!("version {}", replayer.catalog.version()));
+        publish(&replayer.catalog, views);
+        check.set_ready(standing(&views.borrow()));
         replayer.read(reader.as_mut(), None).await?;
     }
 }
 
-fn publish(catalog: &Catalog, views: &watch::Sender<Arc<CatalogView>>) -> Result<(), ApplyError> {
+fn publish(catalog: &Catalog, views: &watch::Sender<Arc<CatalogView>>) {
     let known = views.borrow().clone();
     if known.replayed && known.catalog.version() == catalog.version() {
-        return Ok(());
+        return;
     }
-    let graph = pipeline::compile(catalog).map_err(|error| ApplyError::Unreadable(anyhow::Error::new(error)))?;
+    let graph = Graph::of(catalog);
     tracing::info!(version = catalog.version(), "catalog replayed");
+    for broken in &graph.broken {
+        let pipeline = broken.pipeline.as_str();
+        tracing::warn!(pipeline, error = %broken.problems, "pipeline does not run: this version cannot read it");
+    }
     views.send_replace(Arc::new(CatalogView { catalog: catalog.clone(), graph: Arc::new(graph), replayed: true }));
-    Ok(())
+}
+
+/// What the health check says: the version, and which pipelines do not run, with the first fault of each.
+fn standing(view: &CatalogView) -> String {
+    let mut parts = vec![format!("version {}", view.catalog.version())];
+    for broken in &view.graph.broken {
+        let first = broken.problems.iter().next();
+        let fault = first.map(|fault| format!("{}:{}: {}", fault.file, fault.line, fault.message)).unwrap_or_default();
+        parts.push(format!("pipeline `{}` does not run: {fault}; apply it anew, or upgrade", broken.pipeline));
+    }
+    parts.join("; ")
 }
 
 impl From<ApplyError> for TaskError {
@@ -327,12 +346,48 @@ impl From<ApplyError> for TaskError {
 
 #[cfg(test)]
 mod tests {
+    use topics::memory::MemoryLog;
+
     use super::*;
+
+    fn request(pipeline: &str, sql: &str, replace: bool) -> ApplyRequest {
+        let files = vec![ApplyFile { file: "p.sql".into(), text: sql.into() }];
+        ApplyRequest { pipeline: pipeline.into(), files, replace, drop: false, dry_run: false }
+    }
+
+    async fn view_of(log: &MemoryLog) -> Arc<CatalogView> {
+        let (views, _catalog) = watch::channel(Arc::default());
+        publish(&read_all(log).await.unwrap(), &views);
+        views.borrow().clone()
+    }
+
+    #[tokio::test]
+    async fn a_pipeline_that_cannot_be_read_leaves_the_others_alone_and_can_be_replaced() {
+        let log = MemoryLog::new();
+        apply(&log, &request("good", "CREATE SOURCE a (b INT);", false)).await.unwrap();
+        let record = r#"{"format":1,"base":1,"id":"","pipeline":"old","drops":[],
+            "upserts":[{"name":"a","statement":"CREATE SOURCE a (b GADGET)"}]}"#;
+        let message = NewMessage { payload: record.into(), ..NewMessage::default() };
+        log.appender().append(&topic(), 0, message).await.unwrap().await.unwrap();
+
+        let view = view_of(&log).await;
+        assert_eq!((view.graph.sources.len(), view.graph.broken.len()), (1, 1));
+        let shown = standing(&view);
+        assert!(shown.starts_with("version 2; pipeline `old` does not run: catalog:old.a:1: unknown type"), "{shown}");
+
+        apply(&log, &request("good", "CREATE SOURCE a (b INT); CREATE SOURCE c (d INT);", false)).await.unwrap();
+        let repaired = "CREATE SOURCE a (b VARCHAR);";
+        let refused = apply(&log, &request("old", repaired, false)).await.unwrap_err();
+        assert!(matches!(refused, ApplyError::Refused { .. }), "{refused:?}");
+        apply(&log, &request("old", repaired, true)).await.unwrap();
+        let view = view_of(&log).await;
+        assert_eq!((view.graph.sources.len(), standing(&view).as_str()), (3, "version 4"));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn an_empty_catalog_is_replayed_too() {
         let (views, catalog) = watch::channel(Arc::default());
-        publish(&Catalog::default(), &views).unwrap();
+        publish(&Catalog::default(), &views);
         assert!(when_replayed(&catalog).await.unwrap().replayed);
     }
 

@@ -1,6 +1,6 @@
 use super::*;
 use crate::testing::{ORDERS, apply, apply_to, parsed, planned};
-use crate::{Permissions, plan_change};
+use crate::{Graph, Permissions, plan_change};
 
 const VIEW: &str = "CREATE MATERIALIZED VIEW big AS SELECT * FROM orders WHERE amount > 100;\n";
 
@@ -127,7 +127,6 @@ fn a_record_that_cannot_be_understood_stops_and_changes_nothing() {
         (record("", "").replace("\"id\"", "\"new\":1,\"id\""), "is damaged: unknown field `new`"),
         (record("", "\"nobody\""), "is damaged: it drops `nobody`, which does not exist"),
         (record("{\"name\":\"a\",\"statement\":\"CREATE SOURCE b (c INT)\"}", ""), "does not define it"),
-        (record("{\"name\":\"a\",\"statement\":\"CREATE GADGET a\"}", ""), "does not understand; upgrade it"),
     ];
     for (record, expected) in table {
         let mut catalog = Catalog::default();
@@ -138,6 +137,89 @@ fn a_record_that_cannot_be_understood_stops_and_changes_nothing() {
         assert_eq!(error.class(), ErrorClass::Stop);
         assert_eq!((catalog.version(), catalog.definitions().count()), (1, 1));
     }
+}
+
+/// A catalog whose pipeline `shop` this program cannot run, beside one that it can.
+fn with_broken(definitions: &[(&str, &str)]) -> Catalog {
+    let mut catalog = Catalog::default();
+    assert_eq!(catalog.replay(&record(0, definitions)).expect("is read"), Replay::Accepted { version: 1 });
+    apply_to(&mut catalog, "other", "CREATE SOURCE fine (a INT);");
+    catalog
+}
+
+fn broken(catalog: &Catalog) -> Vec<String> {
+    Graph::of(catalog).broken.into_iter().map(|broken| broken.pipeline).collect()
+}
+
+const UNREAD: &[(&str, &str)] = &[("gadget", "CREATE GADGET gadget"), ("s", "CREATE SOURCE s (a INT)")];
+
+#[test]
+fn a_definition_that_cannot_be_read_breaks_its_own_pipeline_only() {
+    let catalog = with_broken(UNREAD);
+    let graph = Graph::of(&catalog);
+    let sources: Vec<&str> = graph.sources.iter().map(|source| source.name.as_str()).collect();
+    assert_eq!(sources, ["fine"], "a pipeline runs as a whole or not at all");
+    assert_eq!(broken(&catalog), ["shop"]);
+    let problems = graph.broken[0].problems.to_string();
+    assert!(problems.contains("found `gadget`") && problems.contains("catalog:shop.gadget:1:8"), "{problems}");
+    assert_eq!(catalog.pipelines().into_iter().collect::<Vec<_>>(), ["other", "shop"]);
+    assert!(catalog.definition("shop", "gadget").is_none() && catalog.definition("shop", "s").is_some());
+    let error = crate::compile(&catalog).expect_err("not every pipeline compiles").to_string();
+    assert!(error.starts_with("pipeline `shop` of catalog version 2 does not compile"), "{error}");
+}
+
+#[test]
+fn a_broken_definition_is_replaced_by_one_that_can_be_read() {
+    let mut catalog = with_broken(UNREAD);
+    let sql = "CREATE SOURCE gadget (a INT); CREATE SOURCE s (a INT);
+        CREATE MATERIALIZED VIEW v AS SELECT a FROM gadget;";
+    let plan = planned(&catalog, sql).expect("is right");
+    assert_eq!(
+        plan.to_string(),
+        "\
+pipeline `shop`: 1 to add, 1 to change, 0 to drop, 1 unchanged
+  + view   v
+  ~ source gadget                   its definition could not be read"
+    );
+    plan.into_change(Permissions::default()).expect_err("needs --replace");
+    apply(&mut catalog, sql);
+    assert!(broken(&catalog).is_empty());
+    assert_eq!(catalog.definition("shop", "gadget").expect("is read").incarnation, 3);
+    assert_eq!(catalog.definition("shop", "s").expect("never changed").incarnation, 1);
+}
+
+#[test]
+fn a_broken_definition_is_dropped() {
+    let mut catalog = with_broken(UNREAD);
+    let plan = planned(&catalog, "CREATE SOURCE s (a INT);").expect("is right");
+    assert!(plan.to_string().ends_with("\n  - broken gadget"), "{plan}");
+    plan.into_change(Permissions::default()).expect_err("needs --drop");
+    apply(&mut catalog, "CREATE SOURCE s (a INT);");
+    assert!(broken(&catalog).is_empty());
+    assert_eq!(catalog.definitions().count(), 2);
+}
+
+#[test]
+fn definitions_that_are_superseded_or_void_break_nothing() {
+    let mut catalog = with_broken(UNREAD);
+    assert!(matches!(catalog.replay(&record(1, UNREAD)), Ok(Replay::Stale { .. })));
+    catalog.replay(&record(2, &[("gadget", "CREATE SOURCE gadget (a INT)")])).expect("is read");
+    assert!(broken(&catalog).is_empty());
+    catalog.replay(&record(3, &[("s", "CREATE GADGET s")])).expect("is read");
+    assert_eq!(broken(&catalog), ["shop"]);
+    assert!(catalog.definition("shop", "s").is_none(), "what it was is superseded too");
+}
+
+#[test]
+fn a_view_that_no_longer_compiles_breaks_its_pipeline_until_it_is_replaced() {
+    let source = "CREATE SOURCE s (a INT)";
+    let mut catalog = with_broken(&[("s", source), ("v", "CREATE MATERIALIZED VIEW v AS SELECT b FROM s")]);
+    assert_eq!(broken(&catalog), ["shop"]);
+    let sql = format!("{source}; CREATE MATERIALIZED VIEW v AS SELECT a AS b FROM s;");
+    let plan = planned(&catalog, &sql).expect("is right");
+    assert_eq!((plan.changed.len(), plan.unchanged.as_slice()), (1, &["s".to_owned()][..]));
+    apply(&mut catalog, &sql);
+    assert!(broken(&catalog).is_empty());
 }
 
 #[test]
