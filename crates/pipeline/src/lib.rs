@@ -11,6 +11,7 @@ pub mod depth;
 mod exact;
 mod graph;
 mod inspect;
+mod json_numbers;
 mod lex;
 mod names;
 mod near;

@@ -7,12 +7,13 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::common::Result;
-use datafusion::execution::SessionStateBuilder;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::execution::session_state::SessionState;
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::prelude::SessionConfig;
 
 use crate::exact::ExactCasts;
+use crate::json_numbers::ExactJsonNumbers;
 
 static STATE: LazyLock<SessionState> = LazyLock::new(build);
 
@@ -42,6 +43,8 @@ fn build() -> SessionState {
 ///
 /// Errors: the session refuses a function.
 pub fn add_dialect(state: &mut SessionState) -> Result<()> {
+    // Before the library's own rewrite, which would leave it no JSON to see.
+    state.register_function_rewrite(Arc::new(ExactJsonNumbers))?;
     datafusion_functions_json::register_all(state)?;
     state.add_analyzer_rule(Arc::new(ApplyFunctionRewrites::new(vec![Arc::new(ExactCasts)])));
     Ok(())

@@ -141,6 +141,43 @@ fn structs_lists_and_json() {
     );
 }
 
+/// Rows of `t` with these documents.
+fn documents(texts: &[&str]) -> RecordBatch {
+    let (schema, mut columns, _) = rows((0..).take(texts.len())).into_parts();
+    columns[9] = Arc::new(StringArray::from(texts.to_vec()));
+    RecordBatch::try_new(schema, columns).expect("matches the declaration")
+}
+
+#[test]
+fn numbers_of_json_are_cast_digit_by_digit_and_what_is_none_is_rejected() {
+    let batch = documents(&[
+        r#"{"x": 12345678901234567.89}"#,
+        r#"{"x": 1.5e3}"#,
+        r#"{"x": "7.25"}"#,
+        r#"{"x": 9007199254740993.0}"#,
+        r#"{"x": "many"}"#,
+        r#"{"x": null}"#,
+        "{}",
+    ]);
+    let (good, bad, kept) =
+        program("SELECT CAST(j->'x' AS DECIMAL(20, 2)) AS d FROM t").run_each(batch.clone()).expect("sifts");
+    let numbers: Vec<_> = good.column(0).as_primitive::<arrow::datatypes::Decimal128Type>().iter().collect();
+    assert_eq!(
+        numbers,
+        [Some(1_234_567_890_123_456_789), Some(150_000), Some(725), Some(900_719_925_474_099_300), None, None]
+    );
+    assert_eq!((bad.len(), kept), (1, vec![0, 1, 2, 3, 5, 6]), "{bad:?}");
+
+    for cast in ["CAST(j->'x' AS BIGINT)", "(j->'x')::BIGINT", "arrow_cast(json_get(j, 'x'), 'Int64')"] {
+        let (good, bad, kept) = program(&format!("SELECT {cast} AS n FROM t")).run_each(batch.clone()).expect("sifts");
+        let numbers: Vec<_> = good.column(0).as_primitive::<arrow::datatypes::Int64Type>().iter().collect();
+        assert_eq!(numbers, [Some(1_500), Some(9_007_199_254_740_993), None, None], "{cast}");
+        assert_eq!((bad.len(), kept), (3, vec![1, 3, 5, 6]), "{cast}: {bad:?}");
+    }
+    let tried = program("SELECT TRY_CAST(j->'x' AS INT) AS n FROM t").run(batch).expect("runs");
+    assert_eq!(tried.column(0).null_count(), 6, "{}", shown(&tried));
+}
+
 #[test]
 fn times_and_made_values() {
     assert_eq!(
