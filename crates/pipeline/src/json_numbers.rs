@@ -127,7 +127,8 @@ fn plain_numbers(array: &ArrayRef) -> ArrayRef {
 
 /// Whether no cast stumbles over how the text is written.
 fn is_plain(text: &str) -> bool {
-    !text.contains(['e', 'E']) && !(text.contains('.') && text.ends_with('0'))
+    let ends_in_zero = text.contains('.') && text.ends_with('0');
+    !ends_in_zero && !text.contains(['e', 'E'])
 }
 
 /// A number of JSON without exponent, and without zeros at its end that are behind the point. Nothing for what is no

@@ -27,7 +27,9 @@ mod wire;
 
 pub use catalog::{Catalog, CatalogError, Change, Definition, Replay};
 pub use change::{ChangePlan, Changed, Permissions, Reason, Refused, plan_change};
-pub use graph::{Branch, BrokenPipeline, Graph, SinkStage, SourceStage, TableStage, ViewStage, compile, rejected_schema};
+pub use graph::{
+    Branch, BrokenPipeline, Graph, SinkStage, SourceStage, TableStage, ViewStage, compile, rejected_schema,
+};
 pub use names::{CATALOG_TOPIC, channel, folder, landing_topic, rejected_channel, rejected_table};
 pub use parse::parse;
 pub use problem::{Problem, Problems};

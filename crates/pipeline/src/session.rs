@@ -7,8 +7,8 @@
 use std::sync::{Arc, LazyLock};
 
 use datafusion::common::Result;
-use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::execution::session_state::SessionState;
+use datafusion::execution::{FunctionRegistry, SessionStateBuilder};
 use datafusion::optimizer::analyzer::function_rewrite::ApplyFunctionRewrites;
 use datafusion::prelude::SessionConfig;
 

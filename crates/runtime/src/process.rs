@@ -152,7 +152,7 @@ where
 ///
 /// # Errors
 /// When the system has no thread to give.
-pub fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
+pub fn block_on<T>(work: impl Future<Output = T>) -> io::Result<T> {
     let runtime = threads()?;
     let outcome = runtime.block_on(work);
     runtime.shutdown_timeout(Duration::from_secs(1));
@@ -163,7 +163,7 @@ pub fn block_on<T>(work: impl Future<Output = T>) -> std::io::Result<T> {
 ///
 /// Work moves between them all, and each keeps memory of its own: with the hundred threads that a runtime would start
 /// by itself a backlog cost ingestion three times the memory, and time (`benches/README.md`).
-fn threads() -> std::io::Result<tokio::runtime::Runtime> {
+fn threads() -> io::Result<tokio::runtime::Runtime> {
     let processors = std::thread::available_parallelism().map_or(1, usize::from);
     tokio::runtime::Builder::new_multi_thread()
         .enable_all()

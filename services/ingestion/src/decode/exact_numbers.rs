@@ -56,13 +56,8 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 impl ExactNumbers {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        let mut found = Self {
-            schema: SchemaRef::clone(schema),
-            columns: Vec::new(),
-            in_lists: None,
-            fewest: None,
-            besides: b'.',
-        };
+        let mut found =
+            Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: None, besides: b'.' };
         schema.fields().iter().for_each(|field| found.add(field));
         found
     }

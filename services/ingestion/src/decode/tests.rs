@@ -572,7 +572,7 @@ fn random_line(random: &mut StdRng) -> String {
     }
 }
 
-fn seeds() -> std::ops::Range<u64> {
+fn seeds() -> Range<u64> {
     match std::env::var("TAILWATER_SEED").ok().and_then(|seed| seed.parse().ok()) {
         Some(seed) => seed..seed + 1,
         None => 0..60,
