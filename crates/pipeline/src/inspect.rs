@@ -9,9 +9,9 @@
 use std::ops::ControlFlow;
 
 use datafusion::sql::sqlparser::ast::{
-    Cte, Distinct, Expr, Function, FunctionArguments, GroupByExpr, LimitClause, ObjectName, Query, Select, SelectItem,
-    SetExpr, SetOperator, SetQuantifier, Spanned, TableFactor, TableWithJoins, Value, Visit, Visitor,
-    WildcardAdditionalOptions,
+    ArrayElemTypeDef, CharacterLength, Cte, DataType, Distinct, ExactNumberInfo, Expr, Function, FunctionArguments,
+    GroupByExpr, LimitClause, ObjectName, Query, Select, SelectItem, SetExpr, SetOperator, SetQuantifier, Spanned,
+    TableFactor, TableWithJoins, Value, Visit, Visitor, WildcardAdditionalOptions,
 };
 use datafusion::sql::sqlparser::tokenizer::Span;
 
@@ -432,6 +432,15 @@ impl Inspector<'_> {
         }
     }
 
+    /// The planner takes lengths and means types without any. What was accepted like that keeps its meaning.
+    fn cast(&mut self, argument: &Expr, data_type: &DataType) {
+        let ignored = ignored_length(data_type).filter(|_| !self.source.is_stored);
+        if let Some((keyword, help)) = ignored {
+            let span = self.text.keyword_after(&[keyword], argument.span());
+            self.refuse_with(span, &format!("a length for {keyword}"), &help);
+        }
+    }
+
     fn scalar_function(&mut self, function: &Function, name: &str) {
         let is_plain = match &function.args {
             FunctionArguments::List(list) => list.duplicate_treatment.is_none() && list.clauses.is_empty(),
@@ -485,12 +494,34 @@ impl Visitor for ExpressionChecker<'_, '_> {
         }
         match expr {
             Expr::Function(function) => self.inspector.function(function),
+            Expr::Cast { expr, data_type, .. } => self.inspector.cast(expr, data_type),
             Expr::Value(value) if matches!(value.value, Value::Placeholder(_)) => {
                 self.inspector.report(value.span, "a view has no parameters").help = Some("write the value".to_owned());
             }
             _ => {}
         }
         ControlFlow::Continue(())
+    }
+}
+
+/// The word of a type that says how long its values are, and what to write instead.
+fn ignored_length(data_type: &DataType) -> Option<(&'static str, String)> {
+    let cut = |name: &'static str, length: u64| {
+        let help = format!("lengths are not enforced; write left(…, {length}) to cut a text off, or {name} alone");
+        Some((name, help))
+    };
+    match data_type {
+        DataType::Varchar(Some(CharacterLength::IntegerLength { length, .. })) => cut("VARCHAR", *length),
+        DataType::Char(Some(CharacterLength::IntegerLength { length, .. })) => cut("CHAR", *length),
+        DataType::String(Some(length)) => cut("STRING", *length),
+        // Up to here a FLOAT is as precise as it says.
+        DataType::Float(ExactNumberInfo::None | ExactNumberInfo::Precision(0..=24)) => None,
+        DataType::Float(_) => Some(("FLOAT", "FLOAT has 24 bits; write DOUBLE for 53".to_owned())),
+        DataType::Array(ArrayElemTypeDef::AngleBracket(item) | ArrayElemTypeDef::SquareBracket(item, _)) => {
+            ignored_length(item)
+        }
+        DataType::Struct(fields, _) => fields.iter().find_map(|field| ignored_length(&field.field_type)),
+        _ => None,
     }
 }
 

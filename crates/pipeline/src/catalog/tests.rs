@@ -94,10 +94,11 @@ fn what_was_accepted_before_a_check_came_is_read_but_not_taken_again() {
         ("s", "CREATE SOURCE s (\"ä\" INT, \"Ä\" INT, x STRUCT<\"é\" INT, \"É\" INT>)"),
         ("v", "CREATE MATERIALIZED VIEW v AS SELECT \"ä\" AS \"ö\", \"ä\" AS \"Ö\" FROM s"),
         ("w", "CREATE MATERIALIZED VIEW w AS SELECT named_struct('a', \"ä\", 'A', \"ä\") AS x FROM s"),
+        ("x", "CREATE MATERIALIZED VIEW x AS SELECT CAST(\"ä\" AS VARCHAR(2)) AS y, \"ä\"::FLOAT(24) AS z FROM s"),
     ];
     let mut catalog = Catalog::default();
     assert_eq!(catalog.replay(&record(0, &definitions)).expect("is read"), Replay::Accepted { version: 1 });
-    assert_eq!(crate::compile(&catalog).expect("compiles").views.len(), 2);
+    assert_eq!(crate::compile(&catalog).expect("compiles").views.len(), 3);
 
     let problems = |sql: &str| planned(&Catalog::default(), sql).expect_err("tables cannot hold it").to_string();
     assert!(problems(definitions[0].1).starts_with("error: columns `ä` and `Ä` differ only in case"));
@@ -107,6 +108,8 @@ fn what_was_accepted_before_a_check_came_is_read_but_not_taken_again() {
     assert!(named.contains("columns `ö` and `Ö` differ only in case"), "{named}");
     let nested = problems(&format!("{source}{}", definitions[2].1));
     assert!(nested.contains("help: field `A` is there twice"), "{nested}");
+    let cut = problems(&format!("{source}{}", definitions[3].1));
+    assert!(cut.contains("a length for VARCHAR") && !cut.contains("FLOAT has"), "{cut}");
 }
 
 #[test]

@@ -1011,6 +1011,30 @@ error: column `i` is an interval, which tables cannot hold
    |                                                      ^^^"#,
     ),
     (
+        r#"CREATE MATERIALIZED VIEW v AS
+SELECT CAST(country AS VARCHAR(5)) AS a, country::CHAR(2) AS b, TRY_CAST(amount AS FLOAT(53)) AS c FROM orders"#,
+        r#"error: not supported yet: a length for VARCHAR
+  --> shop/p.sql:7:24
+   |
+ 7 | SELECT CAST(country AS VARCHAR(5)) AS a, country::CHAR(2) AS b, TRY_CAST(amount AS FLOAT(53)) AS c FROM orders
+   |                        ^^^^^^^
+   = help: lengths are not enforced; write left(…, 5) to cut a text off, or VARCHAR alone
+
+error: not supported yet: a length for CHAR
+  --> shop/p.sql:7:51
+   |
+ 7 | SELECT CAST(country AS VARCHAR(5)) AS a, country::CHAR(2) AS b, TRY_CAST(amount AS FLOAT(53)) AS c FROM orders
+   |                                                   ^^^^
+   = help: lengths are not enforced; write left(…, 2) to cut a text off, or CHAR alone
+
+error: not supported yet: a length for FLOAT
+  --> shop/p.sql:7:84
+   |
+ 7 | SELECT CAST(country AS VARCHAR(5)) AS a, country::CHAR(2) AS b, TRY_CAST(amount AS FLOAT(53)) AS c FROM orders
+   |                                                                                    ^^^^^
+   = help: FLOAT has 24 bits; write DOUBLE for 53"#,
+    ),
+    (
         r#"CREATE MATERIALIZED VIEW v AS SELECT country FROM orders UNION ALL SELECT country, amount FROM orders"#,
         r#"error: UNION queries have different number of columns
   --> shop/p.sql:6:31
