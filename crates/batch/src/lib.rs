@@ -21,4 +21,4 @@ pub use envelope::{Envelope, EnvelopeError, Headers, Port, decode_envelope, enco
 pub use guard::Limits;
 pub use rows::rows_from;
 pub use schema::{OFFSET_COLUMN, fingerprint, user_schema, wire_schema, with_offsets, without_offsets};
-pub use split::{Part, SplitError, encode_to_fit, split_to_fit};
+pub use split::{Part, SplitError, encode_to_fit, encode_to_fit_within, split_to_fit};

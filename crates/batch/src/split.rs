@@ -42,36 +42,57 @@ pub fn encode_to_fit(
     max_encoded_bytes: usize,
     compression: Compression,
 ) -> Result<Vec<Part>, SplitError> {
-    let mut parts = Vec::new();
-    encode_or_halve(batch, 0, max_encoded_bytes, compression, &mut parts)?;
-    Ok(parts)
+    Ok(encode_to_fit_within(batch, max_encoded_bytes, usize::MAX, compression)?.unwrap_or_default())
 }
 
-/// Halving keeps the cost at two encodings a row, and parts of one batch equal in size.
-fn encode_or_halve(
+/// As [`encode_to_fit`]; `None` once all parts together take more than `max_total_bytes`.
+///
+/// Each part repeats the schema and all dictionaries, so a small batch may come to gigabytes.
+///
+/// # Errors
+/// As [`encode_to_fit`].
+pub fn encode_to_fit_within(
     batch: &RecordBatch,
-    first_row: usize,
+    max_encoded_bytes: usize,
+    max_total_bytes: usize,
+    compression: Compression,
+) -> Result<Option<Vec<Part>>, SplitError> {
+    let mut cutter = Cutter { max_encoded_bytes, compression, room: max_total_bytes, parts: Vec::new() };
+    Ok(cutter.encode_or_halve(batch, 0)?.then_some(cutter.parts))
+}
+
+struct Cutter {
     max_encoded_bytes: usize,
     compression: Compression,
-    parts: &mut Vec<Part>,
-) -> Result<(), SplitError> {
-    let rows = batch.num_rows();
-    if rows == 0 {
-        return Ok(());
+    /// Bytes that parts may still take.
+    room: usize,
+    parts: Vec<Part>,
+}
+
+impl Cutter {
+    /// Halving keeps the cost at two encodings a row, and parts of one batch equal in size. Returns whether there was
+    /// room for all.
+    fn encode_or_halve(&mut self, batch: &RecordBatch, first_row: usize) -> Result<bool, SplitError> {
+        let rows = batch.num_rows();
+        if rows == 0 {
+            return Ok(true);
+        }
+        let payload = encode_stream(batch, self.compression)?;
+        let (encoded_bytes, max_encoded_bytes) = (payload.len(), self.max_encoded_bytes);
+        if encoded_bytes <= max_encoded_bytes {
+            let Some(room) = self.room.checked_sub(encoded_bytes) else { return Ok(false) };
+            self.room = room;
+            self.parts.push(Part { batch: batch.clone(), payload });
+            return Ok(true);
+        }
+        if rows == 1 {
+            return Err(SplitError::RowTooLarge { row: first_row, encoded_bytes, max_encoded_bytes });
+        }
+        drop(payload);
+        let middle = rows / 2;
+        Ok(self.encode_or_halve(&batch.slice(0, middle), first_row)?
+            && self.encode_or_halve(&batch.slice(middle, rows - middle), first_row + middle)?)
     }
-    let payload = encode_stream(batch, compression)?;
-    if payload.len() <= max_encoded_bytes {
-        parts.push(Part { batch: batch.clone(), payload });
-        return Ok(());
-    }
-    if rows == 1 {
-        return Err(SplitError::RowTooLarge { row: first_row, encoded_bytes: payload.len(), max_encoded_bytes });
-    }
-    drop(payload);
-    let middle = rows / 2;
-    encode_or_halve(&batch.slice(0, middle), first_row, max_encoded_bytes, compression, parts)?;
-    let (second, first_row) = (batch.slice(middle, rows - middle), first_row + middle);
-    encode_or_halve(&second, first_row, max_encoded_bytes, compression, parts)
 }
 
 /// As [`encode_to_fit`], without the encodings.

@@ -36,7 +36,7 @@ use topics::Message;
 
 use self::{arrow_stream::ArrowDecoder, csv::CsvDecoder, json::JsonDecoder};
 
-pub(crate) use self::csv::Records;
+pub(crate) use self::{arrow_stream::unfolded_bytes, csv::Records};
 
 /// The message header that says what a payload is, where it is not the source's own format.
 pub const CONTENT_TYPE: &str = "content-type";

@@ -12,7 +12,7 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
 
 use super::*;
-use crate::{OFFSET_COLUMN, Port, SplitError, decode_envelope, split_to_fit};
+use crate::{OFFSET_COLUMN, Port, SplitError, decode_envelope, encode_to_fit, encode_to_fit_within, split_to_fit};
 
 fn random_text(rng: &mut StdRng) -> Option<String> {
     rng.random_bool(0.9).then(|| (0..rng.random_range(0..40)).map(|_| rng.random_range('a'..='z')).collect())
@@ -203,6 +203,16 @@ fn a_row_larger_than_a_message_is_named() {
     let batch = random_batch(&mut StdRng::seed_from_u64(4), 8);
     let error = split_to_fit(&batch, 100, Compression::None).unwrap_err();
     assert!(matches!(error, SplitError::RowTooLarge { row: 0, max_encoded_bytes: 100, .. }), "{error}");
+}
+
+#[test]
+fn parts_that_take_too_much_together_are_not_made() {
+    let batch = random_batch(&mut StdRng::seed_from_u64(5), 100);
+    let parts = encode_to_fit(&batch, 6_000, Compression::None).unwrap();
+    let total: usize = parts.iter().map(|part| part.payload.len()).sum();
+    let within = |bytes: usize| encode_to_fit_within(&batch, 6_000, bytes, Compression::None).unwrap();
+    assert_eq!(within(total).map(|parts| parts.len()), Some(parts.len()));
+    assert!(within(total - 1).is_none());
 }
 
 /// Enough for every build; `TAILWATER_CASES` asks for more.

@@ -27,7 +27,7 @@ use super::{
     exact_numbers::{float_fault, holds_outermost},
     guarded, too_many_rows,
 };
-use unfolding::unfolded_bytes;
+pub(crate) use unfolding::unfolded_bytes;
 
 pub(super) struct ArrowDecoder {
     shape: Shape,

@@ -1,17 +1,24 @@
 //! Cuts a request body into messages: at row boundaries, in order, every byte of every row kept.
 //!
 //! Pure. Rows are not judged here: what is wrong with a row is said by the decoder behind the topic, to everybody alike.
-//! Only a body whose framing cannot be followed at all (a broken array, a broken Arrow stream) is refused.
+//! Only a body whose framing cannot be followed at all (a broken array, a broken Arrow stream) is refused, and one that
+//! would come to many times its size, since every message of it repeats dictionaries.
 
-use std::{fmt, ops::Range};
+use std::{fmt, ops::Range, sync::Arc};
 
-use batch::{Compression, Limits, SplitError, decode_stream, encode_to_fit};
+use arrow::{
+    array::{ArrayRef, AsArray, RecordBatch},
+    compute::take,
+    datatypes::{FieldRef, Schema},
+    error::ArrowError,
+};
+use batch::{CodecError, Compression, Limits, SplitError, decode_stream, encode_stream, encode_to_fit_within};
 use bytes::{Bytes, BytesMut};
 use serde::de::{DeserializeSeed, Deserializer as _, IgnoredAny, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use crate::{
-    decode::{Encoding, Records},
+    decode::{Encoding, Records, unfolded_bytes},
     keys::{Stretch, Unit},
 };
 
@@ -79,6 +86,10 @@ pub(super) enum PartError {
     Malformed { what: &'static str, reason: String },
     #[error("a row of {bytes} bytes is larger than the {MAX_ROW_BYTES} bytes a message takes")]
     RowTooLarge { bytes: usize },
+    #[error("each message would repeat {bytes} bytes of dictionaries")]
+    Repeats { bytes: usize },
+    #[error("as messages, each with the schema and its dictionaries, the body takes more than {max_bytes} bytes")]
+    TooManyParts { max_bytes: usize },
 }
 
 /// Cuts `body`, which is of `encoding`.
@@ -144,22 +155,24 @@ fn split_json(body: &Bytes) -> Result<Vec<Bytes>, PartError> {
     if body.len() <= PART_BYTES {
         return Ok(vec![body.clone()]);
     }
-    split_contiguous(body, value_ends(body).into_iter())
+    split_contiguous(body, value_ends(body))
 }
 
-/// Where values end; after a syntax error, the lines that begin an object.
-fn value_ends(body: &[u8]) -> Vec<usize> {
-    let mut ends = Vec::new();
+/// Where values end; after a syntax error, the lines that begin an object. One by one: there may be one for every two
+/// bytes.
+fn value_ends(body: &[u8]) -> impl Iterator<Item = usize> {
     let mut values = serde_json::Deserializer::from_slice(body).into_iter::<IgnoredAny>();
-    while let Some(value) = values.next() {
-        if value.is_err() {
-            let parsed = ends.last().copied().unwrap_or(0);
-            ends.extend(line_ends(body, parsed).filter(|&end| body.get(end) == Some(&b'{')));
-            break;
+    let (mut parsed, mut lines) = (0, None);
+    std::iter::from_fn(move || {
+        if lines.is_none() {
+            if values.next()?.is_ok() {
+                parsed = values.byte_offset();
+                return Some(parsed);
+            }
+            lines = Some(line_ends(body, parsed).filter(move |&end| body.get(end) == Some(&b'{')));
         }
-        ends.push(values.byte_offset());
-    }
-    ends
+        lines.as_mut()?.next()
+    })
 }
 
 /// Elements of a top-level array, one a line, as they stand.
@@ -246,22 +259,15 @@ fn split_headed_csv(body: &Bytes, delimiter: u8) -> Result<(usize, Vec<Bytes>), 
 
 /// One batch a part; large batches are cut.
 fn split_arrow(body: &Bytes) -> Result<Parts, PartError> {
-    let what = "a readable Arrow IPC stream";
     let limits = Limits { max_rows: usize::MAX, max_bytes: 4 * body.len().max(16 << 20) };
-    let batches =
-        decode_stream(body, &limits).map_err(|error| PartError::Malformed { what, reason: error.to_string() })?;
-    let (mut cut, mut total) = (Vec::new(), 0);
+    let batches = decode_stream(body, &limits)?;
+    // Twice what may come in: what parts repeat is no more than half of each, where batches are not tiny.
+    let max_bytes = 2 * limits.max_bytes;
+    let (mut cut, mut total, mut room) = (Vec::new(), 0, max_bytes);
     for batch in batches.iter().filter(|batch| batch.num_rows() > 0) {
-        let parts = encode_to_fit(batch, PART_BYTES, Compression::None).or_else(|error| match error {
-            // A row over the usual size of a part may still fit a message.
-            SplitError::RowTooLarge { .. } => encode_to_fit(batch, MAX_ROW_BYTES, Compression::None),
-            other => Err(other),
-        });
-        let parts = parts.map_err(|error| match error {
-            SplitError::RowTooLarge { encoded_bytes, .. } => PartError::RowTooLarge { bytes: encoded_bytes },
-            SplitError::Codec(error) => PartError::Malformed { what, reason: error.to_string() },
-        })?;
-        for part in parts {
+        let (batch, usual) = with_small_dictionaries(batch, &limits)?;
+        for part in parts_of(&batch, usual, room)?.ok_or(PartError::TooManyParts { max_bytes })? {
+            room -= part.payload.len();
             let from = total;
             total += part.batch.num_rows() as u64;
             cut.push(Part { payload: part.payload, range: from..total });
@@ -273,12 +279,86 @@ fn split_arrow(body: &Bytes) -> Result<Parts, PartError> {
     Ok(Parts { content_type: "application/vnd.apache.arrow.stream", unit: Unit::Rows, parts: cut, total })
 }
 
+/// Cuts a batch into parts of the usual size; `None` where they take more than `room`.
+fn parts_of(batch: &RecordBatch, usual: usize, room: usize) -> Result<Option<Vec<batch::Part>>, PartError> {
+    let cut = |max_bytes| encode_to_fit_within(batch, max_bytes, room, Compression::None);
+    let parts = cut(usual).or_else(|error| match error {
+        // A row over the usual size of a part may still fit a message.
+        SplitError::RowTooLarge { .. } => cut(MAX_ROW_BYTES),
+        other => Err(other),
+    });
+    parts.map_err(|error| match error {
+        SplitError::RowTooLarge { encoded_bytes, .. } => PartError::RowTooLarge { bytes: encoded_bytes },
+        SplitError::Codec(error) => error.into(),
+    })
+}
+
+/// A batch, and how large its parts are to be, so that dictionaries are no more than half of each: the place of larger
+/// ones is taken by their values.
+fn with_small_dictionaries(batch: &RecordBatch, limits: &Limits) -> Result<(RecordBatch, usize), PartError> {
+    let bytes = dictionary_bytes(batch)?;
+    if bytes <= PART_BYTES / 2 {
+        return Ok((batch.clone(), PART_BYTES));
+    }
+    match without_dictionaries(batch, limits) {
+        Some(plain) => Ok((plain, PART_BYTES)),
+        // They stand for too much.
+        None if bytes <= MAX_ROW_BYTES / 2 => Ok((batch.clone(), MAX_ROW_BYTES)),
+        None => Err(PartError::Repeats { bytes }),
+    }
+}
+
+/// What a part without rows would take for the dictionaries of its columns.
+fn dictionary_bytes(batch: &RecordBatch) -> Result<usize, CodecError> {
+    let keyed = |column: &usize| batch.column(*column).as_any_dictionary_opt().is_some();
+    let keyed: Vec<usize> = (0..batch.num_columns()).filter(keyed).collect();
+    if keyed.is_empty() {
+        return Ok(0);
+    }
+    let keyed = batch.project(&keyed).map_err(CodecError::Encode)?;
+    Ok(encode_stream(&keyed.slice(0, 0), Compression::None)?.len())
+}
+
+/// A batch with the values of its columns in the place of their dictionaries; `None` where those take too much.
+fn without_dictionaries(batch: &RecordBatch, limits: &Limits) -> Option<RecordBatch> {
+    let keyed = batch.columns().iter().filter(|column| column.as_any_dictionary_opt().is_some());
+    let bytes = keyed.map(|column| unfolded_bytes(column.as_ref())).fold(0, usize::saturating_add);
+    if bytes > limits.max_bytes {
+        return None;
+    }
+    let columns = batch.columns().iter().map(unfolded).collect::<Result<Vec<_>, _>>().ok()?;
+    // A dictionary may hold a NULL that no key tells of.
+    let field = |(field, column): (&FieldRef, &ArrayRef)| match field.data_type() == column.data_type() {
+        true => FieldRef::clone(field),
+        false => Arc::new(field.as_ref().clone().with_data_type(column.data_type().clone()).with_nullable(true)),
+    };
+    let schema = batch.schema();
+    let fields: Vec<FieldRef> = schema.fields().iter().zip(&columns).map(field).collect();
+    RecordBatch::try_new(Arc::new(Schema::new_with_metadata(fields, schema.metadata().clone())), columns).ok()
+}
+
+fn unfolded(column: &ArrayRef) -> Result<ArrayRef, ArrowError> {
+    match column.as_any_dictionary_opt() {
+        Some(dictionary) => take(dictionary.values(), dictionary.keys(), None),
+        None => Ok(Arc::clone(column)),
+    }
+}
+
+impl From<CodecError> for PartError {
+    fn from(error: CodecError) -> Self {
+        Self::Malformed { what: "a readable Arrow IPC stream", reason: error.to_string() }
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use std::sync::Arc;
-
-    use arrow::{array::Int64Array, record_batch::RecordBatch};
+    use arrow::{
+        array::{DictionaryArray, Int32Array, Int64Array, ListArray, StringArray},
+        buffer::OffsetBuffer,
+        datatypes::{DataType, Field, Int32Type},
+        ipc::writer::StreamWriter,
+    };
 
     use super::*;
 
@@ -347,12 +427,74 @@ mod tests {
     fn an_arrow_body_is_one_batch_a_part() {
         let numbers = Int64Array::from_iter_values(0..200_000);
         let batch = RecordBatch::try_from_iter([("id", Arc::new(numbers) as _)]).unwrap();
-        let body = batch::encode_stream(&batch, Compression::None).unwrap();
+        let body = encode_stream(&batch, Compression::None).unwrap();
         let parts = parts(body, Encoding::Arrow);
         assert!(parts.len() > 2 && parts.iter().all(|part| part.len() <= PART_BYTES));
         let decode = |part: &Bytes| batch::decode_batch(part, &Limits::default()).unwrap().num_rows();
         assert_eq!(parts.iter().map(decode).sum::<usize>(), 200_000);
         assert!(matches!(split(&Bytes::from("no stream"), Encoding::Arrow, b','), Err(PartError::Malformed { .. })));
+    }
+
+    #[test]
+    fn a_large_body_of_tiny_values_is_cut_like_any_other() {
+        let body = "{}".repeat(600_000);
+        let cut = parts(body.clone(), JSON);
+        assert!(cut.len() > 2 && cut.iter().all(|part| part.len() <= PART_BYTES));
+        assert_eq!(cut.concat(), body.as_bytes());
+    }
+
+    /// Texts of 100 bytes, so many in a dictionary and so many in rows.
+    fn keyed(values: usize, rows: usize) -> ArrayRef {
+        let texts = StringArray::from_iter_values((0..values).map(|value| format!("{value:0100}")));
+        let keys = Int32Array::from_iter_values((0..rows).map(|row| (row % values) as i32));
+        Arc::new(DictionaryArray::<Int32Type>::new(keys, Arc::new(texts)))
+    }
+
+    fn stream(batches: &[RecordBatch]) -> Bytes {
+        let mut writer = StreamWriter::try_new(Vec::<u8>::new(), &batches[0].schema()).unwrap();
+        batches.iter().for_each(|batch| writer.write(batch).unwrap());
+        Bytes::from(writer.into_inner().unwrap())
+    }
+
+    fn refused(body: &Bytes) -> String {
+        split(body, Encoding::Arrow, b',').unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_dictionary_is_not_repeated_where_it_would_fill_the_parts() {
+        for (values, is_kept) in [(1_000, true), (4_500, false), (30_000, false)] {
+            let batch = RecordBatch::try_from_iter([("note", keyed(values, 40_000))]).unwrap();
+            let parts = parts(stream(std::slice::from_ref(&batch)), Encoding::Arrow);
+            assert!(parts.iter().all(|part| part.len() <= PART_BYTES));
+            assert!(parts.iter().map(Bytes::len).sum::<usize>() < 6 << 20, "{values}");
+            let decode = |part: &Bytes| batch::decode_batch(part, &Limits::default()).unwrap();
+            let parts: Vec<RecordBatch> = parts.iter().map(decode).collect();
+            let is_dictionary = |part: &RecordBatch| matches!(part.column(0).data_type(), DataType::Dictionary(_, _));
+            assert!(parts.iter().all(|part| is_dictionary(part) == is_kept), "{values}");
+            let sent = unfolded(batch.column(0)).unwrap();
+            let texts: Vec<_> = parts.iter().map(|part| unfolded(part.column(0)).unwrap()).collect();
+            let found = texts.iter().flat_map(|texts| texts.as_string::<i32>());
+            assert!(found.eq(sent.as_string::<i32>()), "{values}: the same rows in the same order");
+        }
+    }
+
+    #[test]
+    fn dictionaries_that_stand_for_too_much_are_refused_before_they_are_repeated() {
+        let note = |values, rows| RecordBatch::try_from_iter([("note", keyed(values, rows))]).unwrap();
+        let far = parts(stream(&[note(4_500, 1_000_000)]), Encoding::Arrow);
+        assert!(far.iter().map(Bytes::len).sum::<usize>() < 16 << 20, "half of each part are rows");
+        assert!(refused(&stream(&[note(9_000, 1_000_000)])).starts_with("each message would repeat 9"));
+
+        // What stands inside lists is not unfolded; it leaves no room for rows.
+        let items = keyed(5_000, 300_000);
+        let item = Arc::new(Field::new("item", items.data_type().clone(), true));
+        let lists = ListArray::new(item, OffsetBuffer::from_lengths(vec![1; 300_000]), items, None);
+        let nested = RecordBatch::try_from_iter([("notes", Arc::new(lists) as ArrayRef)]).unwrap();
+        assert!(refused(&stream(&[nested])).contains("takes more than"));
+
+        let shared = note(2_000, 2_000);
+        let batches: Vec<_> = (0..2_000).map(|row| shared.slice(row, 1)).collect();
+        assert!(refused(&stream(&batches)).contains("takes more than"));
     }
 
     #[test]

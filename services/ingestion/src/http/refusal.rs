@@ -141,6 +141,10 @@ impl From<PartError> for Refusal {
             PartError::RowTooLarge { .. } => {
                 Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, "nothing was stored; keep large things elsewhere")
             }
+            PartError::Repeats { .. } | PartError::TooManyParts { .. } => {
+                let hint = "nothing was stored; send columns as plain values instead of dictionaries, in few batches";
+                Self::new(StatusCode::PAYLOAD_TOO_LARGE, error, hint)
+            }
         }
     }
 }

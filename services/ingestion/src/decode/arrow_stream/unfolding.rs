@@ -14,7 +14,7 @@ use arrow::{
 };
 
 /// The bytes a column takes without its encoding; none for one that has no encoding.
-pub(super) fn unfolded_bytes(column: &dyn Array) -> usize {
+pub(crate) fn unfolded_bytes(column: &dyn Array) -> usize {
     match column.data_type() {
         DataType::Dictionary(_, _) | DataType::RunEndEncoded(_, _) | DataType::Utf8View | DataType::BinaryView => {
             bytes_of(column, 0..column.len())
