@@ -22,7 +22,12 @@ use arrow::{
 use bytes::Bytes;
 use delivery::ErrorClass;
 
-use crate::{Envelope, Headers, Limits, envelope::encode_envelope, guard::check_stream, schema::fingerprint};
+use crate::{
+    Envelope, Headers, Limits,
+    envelope::encode_envelope,
+    guard::{check_stream, check_unpacked},
+    schema::fingerprint,
+};
 
 /// How the buffers inside a payload are compressed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -137,12 +142,13 @@ fn compact_column(column: &ArrayRef) -> ArrayRef {
     }
 }
 
-/// Decodes the one batch of a channel's message.
+/// Decodes the one batch of a channel's message, which our own programs write: what its buffers say of themselves is
+/// believed until they are unpacked.
 ///
 /// # Errors
 /// All of class `Reject`: the bytes are not ours, or damaged.
 pub fn decode_batch(payload: &Bytes, limits: &Limits) -> Result<RecordBatch, CodecError> {
-    let mut batches = decode_stream(payload, limits)?;
+    let mut batches = decode(payload, limits, |_| Ok(()))?;
     match (batches.pop(), batches.is_empty()) {
         (Some(batch), true) => Ok(batch),
         (None, _) => Err(CodecError::NotOneBatch { found: 0 }),
@@ -150,15 +156,27 @@ pub fn decode_batch(payload: &Bytes, limits: &Limits) -> Result<RecordBatch, Cod
     }
 }
 
-/// Decodes an Arrow IPC stream of any number of batches, as users send it.
+/// Decodes an Arrow IPC stream of any number of batches, as users send it. Nothing it says of itself is believed, so
+/// LZ4 is unpacked twice.
 ///
 /// # Errors
 /// All of class `Reject`.
 pub fn decode_stream(payload: &Bytes, limits: &Limits) -> Result<Vec<RecordBatch>, CodecError> {
+    decode(payload, limits, check_unpacked)
+}
+
+fn decode(
+    payload: &Bytes,
+    limits: &Limits,
+    check_further: impl Fn(&[u8]) -> Result<(), String>,
+) -> Result<Vec<RecordBatch>, CodecError> {
     let unsound = |reason: String| CodecError::Unsound { bytes: payload.len(), reason };
     check_stream(payload, limits).map_err(unsound)?;
     // The reader of arrow 59 still panics on some damaged schemas and bitmaps (unknown types, short buffers).
-    let decoded = catch_unwind(AssertUnwindSafe(|| read_stream(payload)));
+    let decoded = catch_unwind(AssertUnwindSafe(|| {
+        check_further(payload).map_err(unsound)?;
+        read_stream(payload)
+    }));
     decoded.unwrap_or_else(|_| Err(unsound("the reader gave up on it".to_owned())))
 }
 

@@ -1,8 +1,8 @@
 //! One message of a channel: an Arrow record batch as a self-contained IPC stream, and an envelope of headers.
 //!
 //! The invariant: what [`encode`] wrote, [`decode_envelope`] and [`decode_batch`] give back unchanged, and bytes that
-//! nobody here wrote give an error, never a panic or an allocation larger than [`Limits`]. The layout is documented
-//! byte by byte in `docs/envelope.md`.
+//! nobody here wrote give an error, never a panic, nor in [`decode_stream`] an allocation larger than [`Limits`]. The
+//! layout is documented byte by byte in `docs/envelope.md`.
 //!
 //! Pure: no I/O, no clock. Deliberately absent: which rows a reader takes (`delivery`) and how messages travel
 //! (`topics`).

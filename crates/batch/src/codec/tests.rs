@@ -126,6 +126,24 @@ fn a_compressed_buffer_that_announces_too_much_is_refused() {
     assert!(error.to_string().contains("unfolds to more than"), "{error}");
 }
 
+/// Thirty kilobytes that say of themselves that they are eight bytes, and come to eight megabytes.
+#[test]
+fn a_compressed_buffer_that_unpacks_to_more_than_it_announces_is_refused_before_it_is_kept() {
+    let numbers: ArrayRef = Arc::new(Int64Array::from(vec![7; 1 << 20]));
+    let schema = Schema::new(vec![Field::new("number", DataType::Int64, false)]);
+    let batch = RecordBatch::try_new(Arc::new(schema), vec![numbers]).unwrap();
+    let honest = encode_stream(&batch, Compression::Lz4).unwrap();
+    assert!(honest.len() < 1 << 17, "{} bytes", honest.len());
+    assert_eq!(decode_stream(&honest, &Limits::default()).unwrap(), [batch]);
+
+    let announced = (8i64 << 20).to_le_bytes();
+    let place = honest.windows(8).position(|window| window == announced).unwrap();
+    let mut bytes = honest.to_vec();
+    bytes[place..place + 8].copy_from_slice(&8i64.to_le_bytes());
+    let error = decode_stream(&Bytes::from(bytes), &Limits::default()).unwrap_err();
+    assert!(error.to_string().contains("unpacks to more than the 8 bytes it announces"), "{error}");
+}
+
 #[test]
 fn a_batch_over_the_limits_is_refused() {
     let batch = random_batch(&mut StdRng::seed_from_u64(3), 100);
