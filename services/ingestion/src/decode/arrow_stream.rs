@@ -14,8 +14,8 @@ use std::sync::Arc;
 use arrow::{
     array::{Array, ArrayRef, AsArray as _, BooleanArray, RecordBatch, new_null_array},
     buffer::BooleanBuffer,
-    compute::{CastOptions, cast_with_options, filter_record_batch, nullif},
-    datatypes::{DataType, Field},
+    compute::{CastOptions, cast_with_options, filter_record_batch, kernels::cmp::distinct, nullif},
+    datatypes::{DataType, Field, TimeUnit, TimestampNanosecondType},
     error::ArrowError,
 };
 use batch::{Compression, Limits, decode_stream, encode_stream};
@@ -222,6 +222,12 @@ fn cast(sent: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
         (found, DataType::Float32 | DataType::Float64) if decimals::are_texts(found) => {
             floats_from_texts(sent, expected)
         }
+        (found, DataType::Float32 | DataType::Float64) if found.is_integer() => {
+            floats_from_whole(&cast_safely(sent, found)?, expected)
+        }
+        (found @ DataType::Timestamp(TimeUnit::Nanosecond, _), DataType::Timestamp(_, _)) => {
+            cast_safely(&whole_micros(&cast_safely(sent, found)?), expected)
+        }
         _ => cast_safely(sent, expected),
     }
 }
@@ -252,6 +258,28 @@ fn floats_from_texts(texts: &ArrayRef, expected: &DataType) -> Result<ArrayRef, 
     let texts = texts.as_string::<i32>();
     let is_beyond = |row| texts.is_valid(row) && float_fault(texts.value(row), expected).is_some();
     nullif(&floats, &BooleanArray::new(BooleanBuffer::collect_bool(texts.len(), is_beyond), None))
+}
+
+/// Whole numbers as floats; NULL where the nearest float is another number.
+fn floats_from_whole(sent: &ArrayRef, expected: &DataType) -> Result<ArrayRef, ArrowError> {
+    let floats = cast_safely(sent, expected)?;
+    // Every number of these fits.
+    let narrow = if *expected == DataType::Float32 { size_of::<i16>() } else { size_of::<i32>() };
+    if sent.data_type().primitive_width().is_some_and(|width| width <= narrow) {
+        return Ok(floats);
+    }
+    let back = cast_safely(&floats, sent.data_type())?;
+    nullif(&floats, &distinct(&back, sent)?)
+}
+
+/// Times in nanoseconds, but NULL where one is finer than a microsecond. Copies nothing if none is.
+fn whole_micros(sent: &ArrayRef) -> ArrayRef {
+    let Some(times) = sent.as_primitive_opt::<TimestampNanosecondType>() else { return Arc::clone(sent) };
+    if times.values().iter().all(|nanos| nanos % 1_000 == 0) {
+        return Arc::clone(sent);
+    }
+    let whole = times.unary_opt::<_, TimestampNanosecondType>(|nanos| (nanos % 1_000 == 0).then_some(nanos));
+    Arc::new(whole.with_data_type(sent.data_type().clone()))
 }
 
 /// Whether values of `found` can stand in a column of `expected`: unchanged, or checked one by one.

@@ -3,7 +3,7 @@
 use arrow::{
     array::{
         Array, Date32Array, Decimal128Array, DictionaryArray, Float32Array, Float64Array, Int8Array, LargeStringArray,
-        ListArray, RunArray, StructArray,
+        ListArray, RunArray, StructArray, TimestampNanosecondArray, UInt64Array,
     },
     buffer::OffsetBuffer,
     datatypes::{Int8Type, Int32Type},
@@ -165,6 +165,44 @@ fn an_arrow_float_is_infinite_only_if_it_was_sent_so() {
     }
     let decoded = decode(&real, &[numbered("far", wide)]);
     assert_eq!(only_reject(&decoded).reason, "column `far`: expected Float32, found Float64");
+}
+
+#[test]
+fn an_arrow_time_finer_than_a_microsecond_rejects_its_row_and_no_other() {
+    let nanos = vec![Some(1_000), Some(1_500), None, Some(-1_000), Some(-1_001), Some(i64::MAX)];
+    for (sent, zone) in [(None, Some("UTC")), (Some("UTC"), None), (Some("+02:00"), Some("UTC")), (None, None)] {
+        let times = TimestampNanosecondArray::from(nanos.clone()).with_timezone_opt(sent);
+        let plain: ArrayRef = Arc::new(times);
+        let at = DataType::Timestamp(TimeUnit::Microsecond, zone.map(Into::into));
+        let source = source_of(Format::Arrow, vec![("at", at)]);
+        for column in [Arc::clone(&plain), keyed((0..6).collect(), &plain), runs((1..7).collect(), &plain)] {
+            let decoded = decode(&source, &[numbered("at", column)]);
+            assert_eq!(kept(&decoded), [0, 2, 3], "{sent:?} into {zone:?}");
+            let value = |row| (row, Fault::Value, Some("at"));
+            assert_eq!(faults(&decoded), [value(1), value(4), value(5)], "{sent:?} into {zone:?}");
+            let at = decoded.parts[0].batch.column(1).as_primitive::<TimestampMicrosecondType>();
+            assert_eq!(at.iter().collect::<Vec<_>>(), [Some(1), None, Some(-1)], "{sent:?} into {zone:?}");
+        }
+    }
+}
+
+#[test]
+fn an_arrow_whole_number_that_its_column_of_floats_does_not_hold_rejects_its_row_and_no_other() {
+    let two = |power: u32| 2_i64.pow(power);
+    let sent = [1, two(53), two(53) + 1, i64::MAX, -two(53) - 1, two(60), two(24) + 1];
+    let plain = ints(sent.iter().copied().map(Some).chain([None]).collect());
+    for (data_type, good) in [(DataType::Float64, vec![0, 1, 5, 6, 7]), (DataType::Float32, vec![0, 1, 5, 7])] {
+        let source = source_of(Format::Arrow, vec![("far", data_type)]);
+        for column in [Arc::clone(&plain), keyed((0..8).collect(), &plain), runs((1..9).collect(), &plain)] {
+            let decoded = decode(&source, &[numbered("far", column)]);
+            assert_eq!(kept(&decoded), good);
+            assert!(decoded.rejected.iter().all(|row| row.column.as_deref() == Some("far")));
+        }
+        let largest: ArrayRef = Arc::new(UInt64Array::from(vec![u64::MAX, 1 << 63]));
+        assert_eq!(kept(&decode(&source, &[numbered("far", largest)])), [1]);
+        let narrow: ArrayRef = Arc::new(Int8Array::from(vec![i8::MIN, i8::MAX]));
+        assert_eq!(kept(&decode(&source, &[numbered("far", narrow)])), [0, 1]);
+    }
 }
 
 #[test]
