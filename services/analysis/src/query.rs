@@ -383,7 +383,7 @@ fn base_session(store: Arc<dyn ObjectStore>, limits: &QueryLimits) -> DataFusion
         .build_arc()?;
     let mut state =
         SessionStateBuilder::new().with_config(config).with_runtime_env(runtime).with_default_features().build();
-    datafusion_functions_json::register_all(&mut state)?;
+    pipeline::add_dialect(&mut state)?;
     Ok(state)
 }
 
