@@ -17,7 +17,7 @@ use arrow::{
     datatypes::{ArrowPrimitiveType, DataType, Field, Float32Type, Float64Type, SchemaRef, TimestampMicrosecondType},
     record_batch::RecordBatch,
 };
-use memchr::memchr2_iter;
+use memchr::memchr_iter;
 use serde::de::IgnoredAny;
 use serde_json::value::RawValue;
 
@@ -32,7 +32,7 @@ const EXACT_DIGITS: usize = 15;
 const LONGEST_NUMBER: usize = 256;
 /// Of a number that only parsing tells the decimals of.
 const UNKNOWN: usize = usize::MAX;
-/// Letters that are looked at together for exponents, and the bytes this takes: one before each and one after.
+/// Bytes that are looked at together for points and exponents, and what this takes: one before each and one after.
 const BLOCK: usize = 32;
 const SPAN: usize = BLOCK + 2;
 /// Twice as many digits in a row are found wherever they stand; arrow-json's count of them overflows from 218 on.
@@ -47,8 +47,8 @@ pub(super) struct ExactNumbers {
     in_lists: Option<usize>,
     /// The fewest of all; `None` where every number is held.
     fewest: Option<usize>,
-    /// What is looked for besides a point: where there are decimals a backslash, since their digits may be escaped.
-    besides: u8,
+    /// Whether there are decimals: their digits may be escaped.
+    may_be_escaped: bool,
 }
 
 /// A row by its fields, their values not parsed yet.
@@ -56,8 +56,13 @@ type Fields<'a> = BTreeMap<String, &'a RawValue>;
 
 impl ExactNumbers {
     pub(super) fn new(schema: &SchemaRef) -> Self {
-        let mut found =
-            Self { schema: SchemaRef::clone(schema), columns: Vec::new(), in_lists: None, fewest: None, besides: b'.' };
+        let mut found = Self {
+            schema: SchemaRef::clone(schema),
+            columns: Vec::new(),
+            in_lists: None,
+            fewest: None,
+            may_be_escaped: false,
+        };
         schema.fields().iter().for_each(|field| found.add(field));
         found
     }
@@ -65,9 +70,7 @@ impl ExactNumbers {
     fn add(&mut self, field: &Field) {
         let held = decimals_held(field.data_type());
         self.fewest = fewer(self.fewest, held);
-        if matches!(field.data_type(), DataType::Decimal128(_, _)) {
-            self.besides = b'\\';
-        }
+        self.may_be_escaped |= matches!(field.data_type(), DataType::Decimal128(_, _));
         match field.data_type() {
             DataType::Struct(fields) => fields.iter().for_each(|field| self.add(field)),
             DataType::List(item) => {
@@ -81,12 +84,11 @@ impl ExactNumbers {
     /// Whether some number in `bytes` may not be held. Never says no of one that is not.
     pub(super) fn are_in_doubt(&self, bytes: &[u8]) -> bool {
         let Some(fewest) = self.fewest else { return false };
-        let marked = memchr2_iter(b'.', self.besides, bytes).any(|place| {
-            let decimals = if bytes[place] == b'.' { decimals_after(bytes, place) } else { by_escape(bytes, place) };
-            decimals > fewest && self.concerns(bytes, place, decimals)
-        });
-        let concerns = |place| self.concerns(bytes, place, UNKNOWN);
-        marked || any_exponent(bytes, concerns) || long_runs(bytes).any(concerns)
+        let concerns = |place: usize, decimals: usize| decimals > fewest && self.concerns(bytes, place, decimals);
+        let escaped = || memchr_iter(b'\\', bytes).any(|place| concerns(place, by_escape(bytes, place)));
+        any_mark(bytes, |place| concerns(place, decimals_at(bytes, place)))
+            || self.may_be_escaped && escaped()
+            || long_runs(bytes).any(|place| concerns(place, UNKNOWN))
     }
 
     /// Whether the number around `place` stands where fewer decimals are held.
@@ -234,6 +236,11 @@ fn whole_fault(text: &str) -> Option<String> {
     }
 }
 
+/// Decimals of the number that a point or an exponent stands in.
+fn decimals_at(bytes: &[u8], place: usize) -> usize {
+    if bytes[place] == b'.' { decimals_after(bytes, place) } else { UNKNOWN }
+}
+
 /// Decimals of the number around a point, without zeros at the end.
 fn decimals_after(bytes: &[u8], point: usize) -> usize {
     let digit = |byte: &&u8| byte.is_ascii_digit();
@@ -258,34 +265,35 @@ fn by_escape(bytes: &[u8], escape: usize) -> usize {
     if is_value { UNKNOWN } else { 0 }
 }
 
-/// Whether the letter of some exponent is wanted.
-fn any_exponent(bytes: &[u8], is_wanted: impl Fn(usize) -> bool) -> bool {
+/// Whether some point of a number, or the letter of an exponent, is wanted.
+fn any_mark(bytes: &[u8], is_wanted: impl Fn(usize) -> bool) -> bool {
     let last = bytes.len().saturating_sub(SPAN);
     // The last block overlaps the one before it, so that none is short where the whole is not.
     (0..last).step_by(BLOCK).chain([last]).any(|at| match bytes[at..].first_chunk::<SPAN>() {
-        Some(block) => holds_exponent(block) && exponents(block).any(|place| is_wanted(at + place)),
-        None => exponents(bytes).any(&is_wanted),
+        Some(block) => holds_mark(block) && marks(block).any(|place| is_wanted(at + place)),
+        None => marks(bytes).any(&is_wanted),
     })
 }
 
-fn holds_exponent(block: &[u8; SPAN]) -> bool {
+fn holds_mark(block: &[u8; SPAN]) -> bool {
     // All are looked at: without a way out it goes by many at once.
-    let letters = block.iter().zip(&block[1..]).zip(&block[2..]);
-    letters.fold(0u8, |found, ((&before, &letter), &after)| found | u8::from(is_exponent(before, letter, after))) != 0
+    let marks = block.iter().zip(&block[1..]).zip(&block[2..]);
+    marks.fold(0u8, |found, ((&before, &mark), &after)| found | u8::from(is_mark(before, mark, after))) != 0
 }
 
-/// The places of letters that look like an exponent's.
-fn exponents(bytes: &[u8]) -> impl Iterator<Item = usize> {
-    let letters = bytes.windows(3).enumerate().filter(|(_, letter)| is_exponent(letter[0], letter[1], letter[2]));
-    letters.map(|(before, _)| before + 1)
+/// The places of what looks like a number's point or exponent.
+fn marks(bytes: &[u8]) -> impl Iterator<Item = usize> {
+    let marks = bytes.windows(3).enumerate().filter(|(_, window)| is_mark(window[0], window[1], window[2]));
+    marks.map(|(before, _)| before + 1)
 }
 
-/// Whether a letter stands between what a number may have before an exponent, or the quote it begins with, and what
-/// an exponent begins with.
-fn is_exponent(before: u8, letter: u8, after: u8) -> bool {
+/// Whether a point, or a letter and what an exponent begins with, stands behind what a number may have before it, or
+/// behind the quote it begins with.
+fn is_mark(before: u8, mark: u8, after: u8) -> bool {
     // From the plus to the nine: signs, point and digits, and the comma and the slash, which do no harm.
     let is_numeric = |byte: u8| byte.wrapping_sub(b'+') <= b'9' - b'+';
-    (letter | 0x20 == b'e') & (is_numeric(before) | (before == b'"')) & is_numeric(after)
+    let may_be_mark = (mark == b'.') | ((mark | 0x20 == b'e') & is_numeric(after));
+    may_be_mark & (is_numeric(before) | (before == b'"'))
 }
 
 /// Places near the beginnings of runs of very many digits.
