@@ -159,6 +159,12 @@ impl ScalarUDFImpl for Exact {
         "tailwater_exact"
     }
 
+    /// As a cast, it changes no name: names of groupings and columns are compared by it.
+    fn schema_name(&self, args: &[Expr]) -> Result<String> {
+        let [only] = take_function_args(self.name(), args)?;
+        Ok(only.schema_name().to_string())
+    }
+
     fn signature(&self) -> &Signature {
         &self.signature
     }

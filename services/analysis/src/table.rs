@@ -42,8 +42,9 @@ const LATE_COLUMNS: usize = 3;
 /// What is fetched first of a file's end: footer and page index in one request instead of three.
 const FOOTER_BYTES: usize = 64 << 10;
 /// A batch decoded from a table has about as many bytes at most. It is outside of every budget while it is decoded, and
-/// there is one for each core.
-const BATCH_BYTES: u64 = 8 << 20;
+/// there is one for each core. No smaller: each batch of a narrow column holds on to a page of it, and a sort of many
+/// small batches counts that page once for each.
+const BATCH_BYTES: u64 = 64 << 20;
 /// What a byte of a file may become, by and large: text that repeats packs well.
 const DECODED_PER_STORED_BYTE: u64 = 8;
 /// Where rows are narrow.
@@ -346,8 +347,8 @@ mod tests {
     #[test]
     fn the_wider_rows_are_the_fewer_are_decoded_at_a_time() {
         assert_eq!(rows_at_once(Some(1_000_000), 100 << 20), 8192);
-        assert_eq!(rows_at_once(Some(1000), 4 << 20), 250);
-        assert_eq!(rows_at_once(Some(1000), 400 << 20), 16);
+        assert_eq!(rows_at_once(Some(10_000), 40 << 20), 2000);
+        assert_eq!(rows_at_once(Some(1000), 4 << 30), 16);
         assert_eq!(rows_at_once(Some(1), 5000), 8192, "a footer makes no wide row");
         assert_eq!(rows_at_once(None, 400 << 20), 8192);
     }

@@ -36,6 +36,17 @@ async fn windows_subqueries_and_set_operations_are_right() {
 }
 
 #[tokio::test]
+async fn casts_that_lose_something_stand_wherever_casts_may() {
+    let shop = small_shop().await;
+    let whole = "SELECT count(*) FROM orders WHERE CAST(amount AS INT) = 0";
+    let all = "SELECT count(*) FROM (SELECT CAST(amount AS INT) AS whole FROM orders) WHERE whole = 0";
+    assert_eq!(shop.ask(whole).await, shop.ask(all).await);
+    let sums = "SELECT CAST(amount AS INT), country, count(*) FROM orders WHERE country = 'FR' \
+                GROUP BY ROLLUP(CAST(amount AS INT), country) ORDER BY 3, 2 NULLS FIRST";
+    assert_eq!(shop.ask(sums).await.last().map(String::as_str), Some("0 FR 10"));
+}
+
+#[tokio::test]
 async fn json_functions_reach_into_text() {
     let shop = small_shop().await;
     let sql = "SELECT note->>'channel', json_get_int(note, 'visits'), note->'tags'->0, json_length(note, 'tags') \
@@ -321,7 +332,7 @@ fn noise(bytes: usize, seed: u64) -> String {
 async fn wide_rows_are_decoded_a_few_at_a_time() {
     let pages = stage("shop", "pages", vec![Field::new("body", DataType::Utf8, true)], &[]);
     let shop = Shop::new(vec![pages.clone(), orders_stage()]);
-    let texts: Vec<String> = (1..=40).map(|seed| noise(100 << 10, seed)).collect();
+    let texts: Vec<String> = (1..=40).map(|seed| noise(400 << 10, seed)).collect();
     let column: ArrayRef = Arc::new(StringArray::from(texts));
     write(&shop.lake, &pages, &[RecordBatch::try_new(Arc::clone(&pages.schema), vec![column]).unwrap()]).await;
     write(&shop.lake, &orders_stage(), &[orders(0..10)]).await;
@@ -330,11 +341,13 @@ async fn wide_rows_are_decoded_a_few_at_a_time() {
         async move {
             let setting = "SELECT value FROM information_schema.df_settings \
                            WHERE name = 'datafusion.execution.batch_size'";
-            shop.text(&format!("{setting} AND (SELECT count(*) FROM {table}) > 0")).await
+            let value = shop.text(&format!("{setting} AND (SELECT count(*) FROM {table}) > 0")).await;
+            value.parse::<usize>().unwrap()
         }
     };
-    assert_eq!((rows_at_once("pages").await.as_str(), rows_at_once("orders").await.as_str()), ("16", "8192"));
-    assert_eq!(shop.ask("SELECT count(*), min(length(body)) FROM pages WHERE body <> ''").await, ["40 102400"]);
+    assert!((16..40).contains(&rows_at_once("pages").await));
+    assert_eq!(rows_at_once("orders").await, 8192);
+    assert_eq!(shop.ask("SELECT count(*), min(length(body)) FROM pages WHERE body <> ''").await, ["40 409600"]);
 }
 
 #[tokio::test]
