@@ -21,6 +21,7 @@ use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Header, Message as _, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _, ProducerContext};
+use tokio::sync::OwnedMutexGuard;
 
 use crate::broken::Broken;
 use crate::limits::{ByteLimit, BytePermit, MESSAGE_OVERHEAD_BYTES};
@@ -165,6 +166,17 @@ impl Lane {
     fn new(limit_bytes: usize) -> Self {
         Self { turn: Arc::default(), limit: ByteLimit::new(limit_bytes / PARTITIONS_THAT_FILL) }
     }
+
+    /// Takes a place in the line without waiting for its turn, which is what the future that comes back does.
+    async fn stand_in_line(&self) -> impl Future<Output = OwnedMutexGuard<()>> + Send + use<> {
+        let mut waiting = Arc::clone(&self.turn).lock_owned().boxed();
+        // Asked once, it has its place.
+        let asked = futures::poll!(&mut waiting);
+        match asked {
+            Poll::Ready(turn) => Either::Left(std::future::ready(turn)),
+            Poll::Pending => Either::Right(waiting),
+        }
+    }
 }
 
 impl KnownTopic {
@@ -172,14 +184,18 @@ impl KnownTopic {
         self.lanes.get(partition as usize)
     }
 
-    /// Whether it is worth asking again. Who hears yes is to ask: the next one hears no.
-    fn is_old(&self) -> bool {
+    fn without(&self, topic: &TopicName, partition: u32) -> TopicError {
+        TopicError::UnknownPartition { topic: topic.clone(), partition, partitions: self.lanes.len() as u32 }
+    }
+
+    /// Whether the caller is to ask again: it is worth it, and nobody else does.
+    fn claim_another_look(&self) -> bool {
         let mut asked = self.asked.lock();
-        let is_old = asked.elapsed() > LOOK_AGAIN_AFTER;
-        if is_old {
+        let is_worth_it = asked.elapsed() > LOOK_AGAIN_AFTER;
+        if is_worth_it {
             *asked = Instant::now();
         }
-        is_old
+        is_worth_it
     }
 
     fn check(&self, topic: &TopicName, partition: u32, message: &NewMessage) -> Result<usize, TopicError> {
@@ -285,7 +301,7 @@ impl Producer {
         let known = self.topic_with(topic, partition).await?;
         match known.check(topic, partition, message) {
             // Somebody may have changed the topic since, as the error says. Where that cannot be told now, it stands.
-            Err(refusal) if known.is_old() => {
+            Err(refusal) if known.claim_another_look() => {
                 let Ok(known) = self.look_up(topic).await else { return Err(refusal) };
                 let bytes = known.check(topic, partition, message)?;
                 Ok((known, bytes))
@@ -357,24 +373,14 @@ impl Appender for Producer {
     async fn append(&self, topic: &TopicName, partition: u32, message: NewMessage) -> Result<Receipt, TopicError> {
         // In the order of the calls: the first one to a topic looks it up, and nobody overtakes it. Then each waits in
         // the line of its partition, for room that the partition may take, and only then for room that all share.
-        let (known, bytes, lane, waiting) = {
+        let (known, bytes, lane, in_line) = {
             let _turn = self.turn.lock().await;
             let (known, bytes) = self.fitting(topic, partition, &message).await?;
-            let lane = known.lane(partition).cloned().ok_or_else(|| TopicError::UnknownPartition {
-                topic: topic.clone(),
-                partition,
-                partitions: known.lanes.len() as u32,
-            })?;
-            let mut waiting = Arc::clone(&lane.turn).lock_owned().boxed();
-            // Asked once, it has its place in the line.
-            let polled = futures::poll!(&mut waiting);
-            let waiting = match polled {
-                Poll::Ready(turn) => Either::Left(std::future::ready(turn)),
-                Poll::Pending => Either::Right(waiting),
-            };
-            (known, bytes, lane, waiting)
+            let lane = known.lane(partition).cloned().ok_or_else(|| known.without(topic, partition))?;
+            let in_line = lane.stand_in_line().await;
+            (known, bytes, lane, in_line)
         };
-        let _turn = waiting.await;
+        let _turn = in_line.await;
         let room = lane.limit.take(bytes + MESSAGE_OVERHEAD_BYTES).await;
         let permit = self.limit.take(bytes + MESSAGE_OVERHEAD_BYTES).await;
         let (pending, receipt) = Pending::begin(&self.outstanding, permit);
