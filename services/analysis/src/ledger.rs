@@ -39,13 +39,9 @@ use crate::{
 
 pub(crate) use self::watch::watch;
 
-/// How many of the newest messages of a partition are looked at first. More than one: a writer that was replaced may
-/// have repeated an old one after the newest.
-const NEWEST_MESSAGES: u64 = 4;
-/// … then so many times as many, again and again, while there are writers that are missing from these,
-const AND_THEN: u64 = 5;
-/// … and no more than this.
-const MOST_MESSAGES: u64 = 500;
+/// How many of the newest messages of a partition are looked at: each time more, while writers are missing from them. At
+/// first more than one, as a writer that was replaced may have repeated an old one after the newest.
+const NEWEST_MESSAGES: [u64; 4] = [4, 20, 100, 500];
 const READ_BYTES: usize = 4 << 20;
 /// Partitions of a channel looked at at the same time: each waits for the log, and holds what it reads.
 const PARTITIONS_AT_ONCE: usize = 4;
@@ -323,15 +319,17 @@ async fn read_channel_side(
     let mut origins = Vec::new();
     let span = log.span(channel, partition).await?;
     let mut looked_at = span.end..span.end;
-    let mut wanted = NEWEST_MESSAGES;
-    while looked_at.start > span.start && wanted <= MOST_MESSAGES && (looked_at.is_empty() || !missing.is_empty()) {
-        let start = span.start.max(span.end.saturating_sub(wanted));
+    for newest in NEWEST_MESSAGES {
+        let has_all = !origins.is_empty() && missing.is_empty();
+        if has_all || looked_at.start == span.start {
+            break;
+        }
+        let start = span.start.max(span.end.saturating_sub(newest));
         for found in read_origins(log, channel, partition, start..looked_at.start).await? {
             missing.remove(&found.0);
             origins.push(found);
         }
         looked_at.start = start;
-        wanted *= AND_THEN;
     }
     Ok(origins)
 }

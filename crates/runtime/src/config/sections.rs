@@ -56,6 +56,7 @@ settings! {
         /// messages of a service that is down at busy times.
         pub channel_retention_bytes: Option<ByteSize> = None; example "\"10GiB\"",
         /// Bytes sent to the log and not yet durable, for the whole process. Over it, senders wait.
+        /// A partition may take a quarter of it, so that one that is out of reach does not stop the others.
         /// "32MiB" keeps a broker 10 ms away busy at 3 GB/s.
         pub max_inflight_bytes: ByteSize = ByteSize::mebibytes(32),
         /// Bytes read ahead per partition. "2MiB" is about two full messages: enough to hide a fetch, small enough
@@ -144,7 +145,7 @@ settings! {
         /// and the ledger then shows nothing on its way. "15s" is longer than the pause between two checkpoints, which
         /// would each be a commit otherwise.
         pub quiet_age: Duration = Duration::secs(15),
-        /// Bytes of the process. Half may be encoded rows, buffered or on their way to the store, over all tables; over
+        /// Bytes of the process. Half may be rows for files, buffered or on their way to the store, over all tables; over
         /// that, each table is committed early, and input waits. "1GiB" has room for eight full files.
         pub memory: ByteSize = ByteSize::gibibytes(1),
         /// ZSTD level of Parquet files, 1 to 22. 1, because level 3 costs 1.6 times the CPU for 1 % of the bytes.
